@@ -1,0 +1,99 @@
+// The cache: one copy of each value per host, in shared memory, kept in sync through Redis.
+//
+//   auto cache = larder::Cache::open(options);                 // in the parent
+//   if (!cache) return fail(cache.status().to_string());
+//   ... fork ...
+//   cache->start();                                            // in each worker
+//   cache->set("user:1", "Ada");                               // every host's memory has it
+//   auto got = cache->get("user:1");                           // no system call on a local hit
+//   if (got && got->hit()) use(got->value);
+//
+// Threads: every method may be called from any thread at any time.
+// Fork: open in the parent, fork, use in the children; a child makes its own connections and takes
+//   its own place in the segment at its first call. Never call from the child of a multi-threaded
+//   parent before exec unless the parent only opened the cache.
+// Crash: a process may die at any instruction; the others go on.
+// Blocking: a local hit takes no lock and makes no system call. Everything that asks Redis blocks
+//   for at most `redis.timeout`. Waiting for another process is bounded by `lock_timeout`.
+// Errors: returned, never thrown; a miss is not an error.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "larder/options.h"
+#include "larder/stats.h"
+#include "larder/status.h"
+
+namespace larder {
+
+inline constexpr std::size_t kKeyMaxBytes = 65'535;  // prefix included
+
+enum class Source {
+  kNone,    // a miss
+  kLocal,   // shared memory
+  kRemote,  // Redis; a copy is now in shared memory
+};
+
+struct Lookup {
+  Source source = Source::kNone;
+  // Served from shared memory while this host could not follow the channel: another host's change
+  // may be missing. Never set without Redis.
+  bool stale = false;
+  std::string value;
+
+  bool hit() const noexcept { return source != Source::kNone; }
+};
+
+class Cache {
+ public:
+  // Creates the segment or attaches to it. Does not ask Redis: a cache opens while Redis is down.
+  // Fails with kInvalidArgument (options), kNoSpace (no room: how much is needed and free),
+  // kPermissionDenied, kMismatch (another layout, owner or configuration: both are named),
+  // kCorrupt (not a segment).
+  static Result<Cache> open(const Options& options);
+
+  Cache(Cache&&) noexcept;
+  Cache& operator=(Cache&&) noexcept;
+  ~Cache();  // leaves the segment, which stays warm for others and for the next start
+
+  // Joins the host: takes a place in the process table and, with Redis, starts the sync thread,
+  // which may be elected leader. Call it in each worker after fork; the first get or set does it
+  // otherwise. A parent that only opens never gets a thread. Idempotent.
+  Status start();
+
+  // The value of a key: from shared memory, else from Redis.
+  Result<Lookup> get(std::string_view key);
+  // The same into `lookup`, whose string's memory is reused.
+  Status get(std::string_view key, Lookup& lookup);
+
+  // Writes to Redis, pushes the value into every host's memory. `ttl` 0: `default_ttl`.
+  // When it returns an error nothing is claimed about Redis, and no local copy is left behind.
+  Status set(std::string_view key, std::string_view value, std::chrono::milliseconds ttl = {});
+  // Writes to Redis and here; the other hosts only drop their copies and read it when asked.
+  Status set_with_invalidate(std::string_view key, std::string_view value,
+                             std::chrono::milliseconds ttl = {});
+  // Removes the key from Redis and from every host. Ok also when there was none.
+  Status remove(std::string_view key);
+  // Drops every key under `key_prefix` on every host and in Redis; see ClearScope. With an empty
+  // prefix and scope kPrefix: drops every local copy on every host, leaves Redis alone and returns
+  // kRefused, which names the two cures.
+  Status clear();
+
+  Stats stats() const;
+
+  // True while this host follows the channel (or has no Redis).
+  bool in_sync() const noexcept;
+  const Options& options() const noexcept;
+  const std::string& node_id() const noexcept;
+
+ private:
+  class Impl;
+  explicit Cache(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace larder

@@ -1,0 +1,101 @@
+// What a cache is opened with. A plain struct: name the fields you want to differ.
+//
+//   larder::Options options;
+//   options.name = "shop";
+//   options.redis.address = "10.0.0.5:6379";
+//   auto cache = larder::Cache::open(options);
+//
+// Every field has a default that works. `validate` says what is wrong in one sentence that names
+// the field, the value and the bound.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "larder/logger.h"
+#include "larder/status.h"
+
+namespace larder {
+
+enum class Policy {
+  kLfu,  // keeps what is used often; scans and one-time reads do not flush it (default)
+  kLru,  // keeps what was used recently
+};
+
+// How events travel on the channel.
+enum class WireFormat {
+  kJson,     // the Go library's events plus fields that it ignores (default)
+  kMsgpack,  // about a quarter smaller; only where no Go peer listens
+};
+
+// What `clear` may touch in Redis.
+enum class ClearScope {
+  kPrefix,    // the keys under `key_prefix`; with an empty prefix Redis is left alone (default)
+  kDatabase,  // FLUSHDB: everything in the database, other applications' keys too
+};
+
+// What to do with a `set` event that carries no id, as the Go library sends them: its write and
+// its event are two steps, so the value may already be old when it arrives.
+enum class GoPeers {
+  kVerify,  // drop the local copy; fetch the value again if this host held the key (default)
+  kTrust,   // store the value as it came
+};
+
+struct RedisOptions {
+  // "host:port", "[v6]:port" or an absolute path of a unix socket. Empty: local only, no Redis.
+  std::string address;
+  std::string username;  // ACL user, Redis 6 and later; empty for the default user
+  std::string password;
+  int database = 0;  // 0 to 65535
+  std::string channel = "cache:invalidate";
+  // One call to Redis, connecting included, takes at most this long. 1 ms to 10 min.
+  std::chrono::milliseconds timeout{1000};
+  // Changes that the log keeps, about. 1,000 to 100,000,000.
+  std::uint64_t log_max_entries = 100'000;
+};
+
+struct Options {
+  // The segment, shared by every process that opens the same name in the same directory.
+  // 1 to 64 of [A-Za-z0-9._-], not starting with a dot.
+  std::string name = "default";
+  // Where the segment lives; a tmpfs. Containers often have 64 MB in /dev/shm.
+  std::string directory = "/dev/shm";
+  // The whole segment, reserved at creation. 4 MiB to 16 TiB.
+  std::uint64_t segment_bytes = 64ull << 20;
+  Policy policy = Policy::kLfu;
+  // Who may open the segment: owner and group only, never others. Owner read and write are needed.
+  mode_t mode = 0600;
+  // A segment's owner is who created it; a process run by another user is refused unless it runs
+  // as root or its owner is listed here. A root parent that drops privileges in its workers names
+  // their user here: the segment is then given to that user when root creates it.
+  uid_t owner = static_cast<uid_t>(-1);
+
+  RedisOptions redis;
+  // Put before every key, in Redis and in events. Empty for Go peers. At most 1,024 bytes.
+  std::string key_prefix;
+  ClearScope clear_scope = ClearScope::kPrefix;
+  WireFormat wire_format = WireFormat::kJson;
+  GoPeers go_peers = GoPeers::kVerify;
+  // Values above this are announced as invalidations instead of being pushed to the other hosts.
+  std::uint64_t push_max_bytes = 16u << 10;
+  // Values above this are refused. At most 512 MiB, Redis' own bound.
+  std::uint64_t value_max_bytes = 8u << 20;
+  // Life of a value that is set without one; 0: until evicted or removed.
+  std::chrono::milliseconds default_ttl{0};
+  // How long a write waits for a stripe of the segment that another process holds. 1 ms to 10 s.
+  std::chrono::milliseconds lock_timeout{100};
+  // Names this process's cache in events. Empty: $POD_NAME, else the host's name. A random part is
+  // always added, so that two nodes never share an id.
+  std::string node_id;
+
+  std::shared_ptr<Logger> logger;  // null: silent
+};
+
+// Ok, or the first field that cannot work.
+Status validate(const Options& options);
+
+}  // namespace larder

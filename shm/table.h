@@ -1,0 +1,132 @@
+// The table: what a cache keeps of one host's keys, in shared memory.
+//
+// Threads and processes: every method may be called from any of them. Readers take no lock and
+// write nothing but their own counters and, seldom, the policy's byte. Writers meet only on a
+// stripe, and wait for it at most `lock_timeout`.
+// Crash: a process may die at any instruction; see shm/README.md for what it may leave.
+// Fork: a child takes its own place at its first call.
+// Knows nothing of Redis: ids and epochs come from the caller.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "larder/status.h"
+#include "shm/layout.h"
+#include "shm/process.h"
+#include "shm/segment.h"
+
+namespace larder::shm {
+
+struct TableOptions {
+  std::chrono::milliseconds lock_timeout{100};
+};
+
+// What a caller noted before it asked Redis; a change that came meanwhile refuses the store.
+struct Sample {
+  std::uint64_t epoch = 0;
+  std::uint64_t guard_count = 0;
+  std::uint64_t base = 0;  // the cursor's seq
+};
+
+// The bytes of one entry, as written.
+struct Record {
+  std::string_view key;
+  std::string_view value;
+  std::uint64_t expires_ms = kNeverExpires;  // CLOCK_BOOTTIME
+};
+
+enum class Read { kHit, kMiss };
+
+enum class Stored {
+  kStored,    // readers see it
+  kRefused,   // a newer change came meanwhile; any older copy is gone
+  kTooLarge,  // does not fit a page; any older copy is gone
+  kBusy,      // the stripe's lock was not to be had in time; for a change, readers miss there now
+};
+
+// A change as the leader hears of it.
+struct Change {
+  enum class Kind { kSet, kDrop };
+  Kind kind = Kind::kDrop;
+  Record record;  // value only for kSet
+  ChangeId id;    // {0, 0}: a peer that sends none
+};
+
+enum class Applied {
+  kApplied,
+  kOld,        // what is held already contains it
+  kDeferred,   // no lock in time: readers miss there until the stripe was wiped
+  kStaleTerm,  // the caller is no longer the leader; nothing was written
+};
+
+class Table {
+ public:
+  // `segment` must be mapped for writing.
+  Table(std::shared_ptr<Segment> segment, TableOptions options);
+  ~Table();
+  Table(const Table&) = delete;
+  Table& operator=(const Table&) = delete;
+
+  Segment& segment() noexcept;
+  Processes& processes() noexcept;
+
+  // ---- callers ----
+
+  // Copies the value of `key` into `value`, whose memory is reused.
+  Read get(std::string_view key, std::string& value);
+
+  // To be taken before Redis is asked for `key`, or told to change it.
+  Sample sample(std::string_view key) const;
+
+  // Keeps what Redis answered to a read. `reach`: the last id of the log at that moment.
+  Stored fill(const Record& record, const Sample& sample, ChangeId reach);
+  // Keeps one's own change after Redis took it under `id`. Without Redis: `id` is {0, 0}.
+  Stored set(const Record& record, const Sample& sample, ChangeId id);
+  // One's own removal, taken by Redis under `id`. kRefused when something newer is held.
+  Stored remove(std::string_view key, const Sample& sample, ChangeId id);
+  // Drops whatever is held of `key`: a change whose outcome is not known.
+  Stored drop(std::string_view key);
+  // Everything changed before `seq` becomes a miss, within `epoch`.
+  void raise_floor(std::uint64_t epoch, std::uint64_t seq);
+  // Drops everything held: an O(1) flush. Returns the new epoch.
+  std::uint64_t raise_epoch();
+
+  // ---- the leader ----
+
+  // Raises the term and seals it into every stripe. Called by who holds the leader's lock.
+  Result<std::uint64_t> begin_term();
+  bool term_is_current(std::uint64_t term) const noexcept;
+  Applied apply(const Change& change, std::uint64_t term);
+  // Is there a live copy of `key`? (No copy, no promotion.)
+  bool contains(std::string_view key) const;
+
+  // ---- everybody ----
+
+  void count(Counter counter, std::uint64_t by = 1) noexcept;
+  // Largest key + value that fits.
+  std::uint64_t record_max_bytes() const noexcept;
+  // Visits live entries in no order, without stopping anybody; entries that move meanwhile may be
+  // missed or seen twice. Return false to stop.
+  struct EntryView {
+    std::string key;
+    std::uint64_t value_bytes;
+    std::uint64_t expires_ms;
+    ChangeId reach;
+    std::uint32_t stripe;
+  };
+  static void for_each(Segment& segment, const std::function<bool(const EntryView&)>& visit);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Milliseconds of CLOCK_BOOTTIME: the clock of every deadline in a segment.
+std::uint64_t now_ms() noexcept;
+
+}  // namespace larder::shm

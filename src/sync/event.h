@@ -1,0 +1,60 @@
+// Events: what travels on the channel, as bytes and as values. Pure functions.
+//
+// An event is one change. The Go library's events have `key`, `sender`, `action` and `value`;
+// ours add fields that its decoder ignores. A receiver tells JSON from MessagePack by the first
+// byte. Bytes from the channel are hostile until `decode_event` returned ok.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "larder/options.h"
+#include "larder/status.h"
+#include "shm/layout.h"
+
+namespace larder::sync {
+
+using shm::ChangeId;
+
+enum class Action {
+  kSet,         // the value travels in the event
+  kInvalidate,  // the key has a new value; read it when asked
+  kDelete,      // the key is gone
+  kClear,       // everything under `prefix` is gone
+  kDeleteMany,  // `keys` are gone; only larder sends and understands it
+};
+
+struct Event {
+  Action action = Action::kInvalidate;
+  std::string key;     // exact bytes, prefix included
+  std::string sender;  // node id
+  std::string value;   // kSet only
+  std::string prefix;  // kClear of larder: what was cleared
+  std::vector<std::string> keys;        // kDeleteMany only
+  int database = 0;                     // the log is per database, the channel is not
+  ChangeId id;                          // {0, 0}: from a peer that sends none
+  ChangeId prev;                        // the id it followed
+  std::uint64_t expires_unix_ms = 0;    // absolute, Redis' clock; 0: never
+};
+
+// The id and what follows it are known only inside the Redis script, so an event is written in two
+// parts: `event_head` here, and the script appends id, prev, expiry and the closing bytes.
+std::string event_head(const Event& event, WireFormat format);
+
+// The tail that the script makes, for tests and for events without a script: head + tail is a
+// whole event. An event without an id (`id.none()`) has only the Go library's fields, so an empty
+// value cannot be announced as a set: `event_head` writes it as kInvalidate.
+std::string event_tail(const Event& event, WireFormat format);
+
+// kInvalidArgument with the reason for anything that is not an event: not JSON or MessagePack,
+// missing fields, an unknown action, a key above 65,535 bytes, bad base64, an id beyond 2^48 - 1.
+// Never throws, never reads beyond `payload`, allocates at most a small multiple of its size.
+Result<Event> decode_event(std::string_view payload);
+
+// "12-18446744073709551615", the form in which Redis writes stream ids.
+std::string to_string(ChangeId id);
+Result<ChangeId> parse_change_id(std::string_view text);
+
+}  // namespace larder::sync
