@@ -69,6 +69,7 @@ enum class Counter : std::uint32_t {
   kEpochRaises,
   kLeaderChanges,
   kStaleTermWrites,
+  kLocksLost,
   kCount
 };
 inline constexpr std::size_t kCounters = static_cast<std::size_t>(Counter::kCount);

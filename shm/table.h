@@ -10,7 +10,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -39,8 +38,6 @@ struct Record {
   std::string_view value;
   std::uint64_t expires_ms = kNeverExpires;  // CLOCK_BOOTTIME
 };
-
-enum class Read { kHit, kMiss };
 
 enum class Stored {
   kStored,    // readers see it
@@ -75,10 +72,16 @@ class Table {
   Segment& segment() noexcept;
   Processes& processes() noexcept;
 
+  // Takes this process's place, which every change needs. Cheap once taken. kNoSpace when the
+  // process table is full of the living.
+  Status join();
+  // Frees what dead processes left: their stripes, their places. Returns how many there were.
+  unsigned reap();
+
   // ---- callers ----
 
-  // Copies the value of `key` into `value`, whose memory is reused.
-  Read get(std::string_view key, std::string& value);
+  // Copies the value of `key` into `value`, whose memory is reused. False: a miss.
+  bool get(std::string_view key, std::string& value);
 
   // To be taken before Redis is asked for `key`, or told to change it.
   Sample sample(std::string_view key) const;
@@ -108,25 +111,10 @@ class Table {
   // ---- everybody ----
 
   void count(Counter counter, std::uint64_t by = 1) noexcept;
-  // Largest key + value that fits.
-  std::uint64_t record_max_bytes() const noexcept;
-  // Visits live entries in no order, without stopping anybody; entries that move meanwhile may be
-  // missed or seen twice. Return false to stop.
-  struct EntryView {
-    std::string key;
-    std::uint64_t value_bytes;
-    std::uint64_t expires_ms;
-    ChangeId reach;
-    std::uint32_t stripe;
-  };
-  static void for_each(Segment& segment, const std::function<bool(const EntryView&)>& visit);
 
  private:
   class Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-// Milliseconds of CLOCK_BOOTTIME: the clock of every deadline in a segment.
-std::uint64_t now_ms() noexcept;
 
 }  // namespace larder::shm

@@ -1,0 +1,38 @@
+#include "shm/fork.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+
+namespace larder::shm {
+namespace {
+
+// The kernel hands a child this page filled with zeros; `last_generation` it inherits.
+std::atomic<std::uint64_t>* wiped_page = nullptr;
+std::atomic<std::uint64_t> last_generation{0};
+
+std::atomic<std::uint64_t>* map_wiped_page() noexcept {
+  const auto bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  void* page = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  // Without this page a child would act under its parent's name: there is no safe way to go on.
+  if (page == MAP_FAILED || madvise(page, bytes, MADV_WIPEONFORK) != 0) std::abort();
+  return static_cast<std::atomic<std::uint64_t>*>(page);
+}
+
+}  // namespace
+
+std::uint64_t fork_generation() noexcept {
+  static const bool mapped = (wiped_page = map_wiped_page(), true);
+  (void)mapped;
+  const std::uint64_t here = wiped_page->load(std::memory_order_acquire);
+  if (here != 0) [[likely]] return here;
+  // First call in this process. Threads may race; the first one's number stays.
+  std::uint64_t expected = 0;
+  const std::uint64_t mine = last_generation.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (wiped_page->compare_exchange_strong(expected, mine, std::memory_order_acq_rel)) return mine;
+  return expected;
+}
+
+}  // namespace larder::shm

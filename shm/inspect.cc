@@ -1,0 +1,152 @@
+#include "shm/inspect.h"
+
+#include "shm/clock.h"
+#include "shm/entry.h"
+#include "shm/process.h"
+#include "shm/writer.h"
+
+namespace larder::shm {
+namespace {
+
+constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
+constexpr std::memory_order kAcquire = std::memory_order_acquire;
+constexpr int kAttempts = 16;
+
+void add_counters(const CounterBlock& block, Totals& totals) {
+  for (std::size_t i = 0; i < kCounters; ++i) totals.counters[i] += block.values[i].load(kRelaxed);
+}
+
+// Copies out the entry of one slot; nothing when the slot is empty or would not hold still.
+std::optional<EntryInfo> read_slot(Segment& segment, std::uint32_t stripe, Bucket& bucket,
+                                   std::size_t number, std::string* value) {
+  const HotWords& hot = segment.superblock().hot;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const std::uint64_t word = bucket.slots[number].load(kAcquire);
+    const auto page = word == 0 ? std::nullopt : page_of_slot(segment, word);
+    if (!page) return std::nullopt;
+    const auto& generation = segment.page(*page).generation;
+    const std::uint32_t before = generation.load(kAcquire);
+    const auto entry = read_entry(segment, word);
+    if ((before & 1) || bucket.slots[number].load(kAcquire) != word) continue;
+    if (!entry) return std::nullopt;
+    EntryInfo info{};
+    info.key.resize(entry->header.key_bytes);
+    copy_from_shared(info.key.data(), entry->key(), info.key.size());
+    if (value != nullptr) {
+      value->resize(entry->header.value_bytes);
+      copy_from_shared(value->data(), entry->value(), value->size());
+    }
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (generation.load(kRelaxed) != before || bucket.slots[number].load(kRelaxed) != word) continue;
+    info.value_bytes = entry->header.value_bytes;
+    info.expires_ms = entry->header.expires_ms;
+    info.reach_seq = entry->header.reach_seq;
+    info.base_seq = entry->base();
+    info.epoch = entry->header.epoch;
+    info.stripe = stripe;
+    info.use = bucket.use[number].load(kRelaxed);
+    info.live = is_current(entry->header, hot.epoch.load(kAcquire), hot.floor.load(kAcquire)) &&
+                !is_expired(entry->header, now_ms());
+    return info;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Totals totals(Segment& segment) {
+  const Geometry& g = segment.geometry();
+  Totals sum;
+  add_counters(segment.superblock().departed, sum);
+  for (std::uint32_t i = 1; i < g.place_count; ++i) {
+    const Place& place = segment.place(i);
+    add_counters(place.counters, sum);
+    if (state_alive(place.state.load(kRelaxed))) ++sum.processes;
+  }
+  for (std::uint32_t i = 0; i < g.stripe_count; ++i) {
+    const Stripe& stripe = segment.stripe(i);
+    sum.entries += stripe.entries.load(kRelaxed);
+    sum.live_bytes += stripe.live_bytes.load(kRelaxed);
+    if (stripe.lock.load(kRelaxed) != 0) ++sum.locked_stripes;
+    if (stripe.bypass.load(kRelaxed) != 0) ++sum.bypassed_stripes;
+  }
+  for (std::uint64_t p = 0; p < segment.page_count(); ++p) {
+    if (segment.page(p).owner.load(kRelaxed) == 0) {
+      ++sum.free_pages;
+    } else {
+      sum.used_bytes += segment.page(p).used.load(kRelaxed);
+    }
+  }
+  sum.page_bytes = segment.page_count() * g.page_bytes;
+  sum.index_bytes = g.descriptors_offset - g.buckets_offset;
+  sum.meta_bytes = g.segment_bytes - sum.page_bytes - sum.index_bytes;
+  return sum;
+}
+
+std::vector<ProcessInfo> processes(Segment& segment) {
+  const Geometry& g = segment.geometry();
+  std::vector<std::uint32_t> held(g.place_count, 0);
+  for (std::uint32_t i = 0; i < g.stripe_count; ++i) {
+    const std::uint32_t place = owner_place(segment.stripe(i).lock.load(kRelaxed));
+    if (place < g.place_count) ++held[place];
+  }
+  const std::uint32_t leader_place = segment.superblock().sync.leader_place.load(kAcquire);
+  std::vector<ProcessInfo> all;
+  for (std::uint32_t i = 1; i < g.place_count; ++i) {
+    const Place& place = segment.place(i);
+    const std::uint64_t state = place.state.load(kAcquire);
+    if (!state_alive(state)) continue;
+    all.push_back({i, state_incarnation(state), place.pid.load(kRelaxed),
+                   place.pid_namespace.load(kRelaxed), place.attached_ms.load(kRelaxed),
+                   i == leader_place, held[i]});
+  }
+  return all;
+}
+
+LeaderInfo leader(Segment& segment) {
+  const Superblock& block = segment.superblock();
+  LeaderInfo info{};
+  info.term = block.sync.term.load(kAcquire);
+  info.place = block.sync.leader_place.load(kAcquire);
+  if (info.place != 0 && info.place < segment.geometry().place_count) {
+    const Place& place = segment.place(info.place);
+    if (state_alive(place.state.load(kAcquire))) info.pid = place.pid.load(kRelaxed);
+  }
+  info.heartbeat = block.sync.heartbeat.load(kRelaxed);
+  info.in_sync = block.hot.in_sync.load(kAcquire) != 0;
+  info.epoch = block.hot.epoch.load(kAcquire);
+  info.cursor = {block.sync.cursor_seq.load(kRelaxed), block.sync.cursor_nonce.load(kRelaxed)};
+  info.head_seq = block.sync.head_seq.load(kRelaxed);
+  const std::uint64_t floor = block.hot.floor.load(kRelaxed);
+  info.floor_seq = floor >> 48 == (info.epoch & 0xffff) ? floor & kMaxSeq : 0;
+  return info;
+}
+
+void for_each_entry(Segment& segment, const std::function<bool(const EntryInfo&)>& visit) {
+  const Geometry& g = segment.geometry();
+  for (std::uint32_t s = 0; s < g.stripe_count; ++s) {
+    for (std::uint32_t b = 0; b < g.buckets_per_stripe; ++b) {
+      Bucket& bucket = segment.bucket(s, b);
+      for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
+        const auto info = read_slot(segment, s, bucket, i, nullptr);
+        if (info && !visit(*info)) return;
+      }
+    }
+  }
+}
+
+std::optional<EntryInfo> find_entry(Segment& segment, std::string_view key, std::string& value) {
+  const std::uint64_t hash = segment.hash(key);
+  const KeyPlace home = place_of(segment.geometry(), hash);
+  for (const std::uint32_t b : {home.bucket, home.bucket ^ 1}) {
+    Bucket& bucket = segment.bucket(home.stripe, b);
+    for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
+      if (!slot_matches(bucket.slots[i].load(kAcquire), hash)) continue;
+      const auto info = read_slot(segment, home.stripe, bucket, i, &value);
+      if (info && info->key == key) return info;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace larder::shm

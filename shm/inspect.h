@@ -1,0 +1,79 @@
+// What observers see of a segment: totals, processes, the leader, single entries. Takes no lock and
+// writes nothing, so it works on a read-only mapping, on a wedged segment and on a copied file.
+// Numbers are each true at some moment; the whole is not one moment.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shm/layout.h"
+#include "shm/segment.h"
+
+namespace larder::shm {
+
+struct Totals {
+  std::array<std::uint64_t, kCounters> counters{};  // of every process that ever attached
+  std::uint64_t entries = 0;
+  std::uint64_t live_bytes = 0;   // reachable entries, headers included
+  std::uint64_t used_bytes = 0;   // appended to pages in use
+  std::uint64_t page_bytes = 0;   // all pages, free ones too
+  std::uint64_t index_bytes = 0;  // buckets and guards
+  std::uint64_t meta_bytes = 0;   // everything before the pages that is not index
+  std::uint64_t free_pages = 0;
+  std::uint32_t processes = 0;
+  std::uint32_t locked_stripes = 0;
+  std::uint32_t bypassed_stripes = 0;
+
+  std::uint64_t operator[](Counter counter) const {
+    return counters[static_cast<std::size_t>(counter)];
+  }
+};
+Totals totals(Segment& segment);
+
+struct ProcessInfo {
+  std::uint32_t place;
+  std::uint32_t incarnation;
+  std::uint32_t pid;
+  std::uint32_t pid_namespace;
+  std::uint64_t attached_ms;
+  bool leader;
+  std::uint32_t held_stripes;
+};
+std::vector<ProcessInfo> processes(Segment& segment);
+
+struct LeaderInfo {
+  std::uint64_t term;
+  std::uint32_t place;  // 0: there was none yet
+  std::uint32_t pid;    // 0: its place is free
+  std::uint64_t heartbeat;
+  bool in_sync;
+  std::uint64_t epoch;
+  ChangeId cursor;
+  std::uint64_t head_seq;
+  std::uint64_t floor_seq;  // 0: none in this epoch
+};
+LeaderInfo leader(Segment& segment);
+
+struct EntryInfo {
+  std::string key;
+  std::uint64_t value_bytes;
+  std::uint64_t expires_ms;  // CLOCK_BOOTTIME; 0: never
+  std::uint64_t reach_seq;
+  std::uint64_t base_seq;
+  std::uint32_t epoch;
+  std::uint32_t stripe;
+  std::uint8_t use;  // the policy's byte
+  bool live;         // would be served: this epoch, above the floor, not expired
+};
+// Every entry that a slot points at, in no order; false stops. Entries that move meanwhile may be
+// missed or seen twice.
+void for_each_entry(Segment& segment, const std::function<bool(const EntryInfo&)>& visit);
+// One key, whatever its state, and its value.
+std::optional<EntryInfo> find_entry(Segment& segment, std::string_view key, std::string& value);
+
+}  // namespace larder::shm

@@ -1,0 +1,133 @@
+#include "shm/layout.h"
+
+#include <xxhash.h>
+
+#include <array>
+#include <sstream>
+
+namespace larder::shm {
+
+namespace {
+constexpr std::array<const char*, kCounters> kCounterNames = {
+    "local_hits",    "local_misses",   "remote_hits",       "remote_misses",    "remote_errors",
+    "stale_hits",    "sets",           "removes",           "clears",           "stored",
+    "stores_refused", "too_large",     "evictions",         "expirations",      "lock_timeouts",
+    "takeovers",     "wipes",          "events_applied",    "events_old",       "events_without_id",
+    "events_malformed", "events_foreign", "epoch_raises",   "leader_changes",   "stale_term_writes",
+    "locks_lost"};
+}  // namespace
+
+const char* counter_name(Counter counter) noexcept {
+  return kCounterNames[static_cast<std::size_t>(counter)];
+}
+
+// Offsets of standard-layout members only; the compiler warns otherwise.
+#define FIELD(type, field) \
+  out << "  " << #field << " @" << offsetof(type, field) << " +" << sizeof(type::field) << "\n"
+#define TYPE(type) out << #type << " " << sizeof(type) << " align " << alignof(type) << "\n"
+
+std::string layout_text() {
+  std::ostringstream out;
+  out << "layout " << kLayoutVersion << "\n";
+  TYPE(Superblock);
+  FIELD(Superblock, magic);
+  FIELD(Superblock, layout_version);
+  FIELD(Superblock, architecture);
+  FIELD(Superblock, layout_signature);
+  FIELD(Superblock, instance);
+  FIELD(Superblock, hash_seed);
+  FIELD(Superblock, boot_hash);
+  FIELD(Superblock, created_unix_ms);
+  FIELD(Superblock, creator_pid);
+  FIELD(Superblock, policy);
+  FIELD(Superblock, geometry);
+  FIELD(Superblock, binding);
+  FIELD(Superblock, hot);
+  FIELD(Superblock, sync);
+  FIELD(Superblock, departed);
+  TYPE(Geometry);
+  FIELD(Geometry, segment_bytes);
+  FIELD(Geometry, place_count);
+  FIELD(Geometry, stripe_count);
+  FIELD(Geometry, buckets_per_stripe);
+  FIELD(Geometry, guards_per_stripe);
+  FIELD(Geometry, pages_per_stripe);
+  FIELD(Geometry, page_bytes);
+  FIELD(Geometry, places_offset);
+  FIELD(Geometry, stripes_offset);
+  FIELD(Geometry, buckets_offset);
+  FIELD(Geometry, guards_offset);
+  FIELD(Geometry, descriptors_offset);
+  FIELD(Geometry, pages_offset);
+  TYPE(HotWords);
+  FIELD(HotWords, epoch);
+  FIELD(HotWords, floor);
+  FIELD(HotWords, in_sync);
+  TYPE(SyncWords);
+  FIELD(SyncWords, term);
+  FIELD(SyncWords, leader_place);
+  FIELD(SyncWords, leader_incarnation);
+  FIELD(SyncWords, heartbeat);
+  FIELD(SyncWords, cursor_seq);
+  FIELD(SyncWords, cursor_nonce);
+  FIELD(SyncWords, head_seq);
+  FIELD(SyncWords, redis_clock_ms);
+  TYPE(CounterBlock);
+  TYPE(Place);
+  FIELD(Place, state);
+  FIELD(Place, pid);
+  FIELD(Place, pid_namespace);
+  FIELD(Place, start_ticks);
+  FIELD(Place, attached_ms);
+  FIELD(Place, counters);
+  TYPE(Stripe);
+  FIELD(Stripe, bypass);
+  FIELD(Stripe, tick);
+  FIELD(Stripe, lock);
+  FIELD(Stripe, deaths);
+  FIELD(Stripe, term);
+  FIELD(Stripe, open_page);
+  FIELD(Stripe, inserts);
+  FIELD(Stripe, fill_order);
+  FIELD(Stripe, entries);
+  FIELD(Stripe, live_bytes);
+  TYPE(Bucket);
+  FIELD(Bucket, slots);
+  FIELD(Bucket, use);
+  TYPE(Guard);
+  FIELD(Guard, epoch);
+  FIELD(Guard, seq);
+  FIELD(Guard, count);
+  TYPE(PageDescriptor);
+  FIELD(PageDescriptor, owner);
+  FIELD(PageDescriptor, generation);
+  FIELD(PageDescriptor, used);
+  FIELD(PageDescriptor, live);
+  FIELD(PageDescriptor, filled);
+  TYPE(EntryHeader);
+  FIELD(EntryHeader, value_bytes);
+  FIELD(EntryHeader, key_bytes);
+  FIELD(EntryHeader, flags);
+  FIELD(EntryHeader, checksum);
+  FIELD(EntryHeader, epoch);
+  FIELD(EntryHeader, reach_seq);
+  FIELD(EntryHeader, reach_nonce);
+  FIELD(EntryHeader, base_lag);
+  FIELD(EntryHeader, expires_ms);
+  out << "slot tag " << kTagBits << " unit " << kUnit << " slots " << kSlotsPerBucket << "\n";
+  out << "lock place " << kPlaceBits << " incarnation " << kIncarnationBits << "\n";
+  out << "counters";
+  for (const char* name : kCounterNames) out << " " << name;
+  out << "\n";
+  return out.str();
+}
+
+#undef FIELD
+#undef TYPE
+
+std::uint64_t layout_signature() {
+  const std::string text = layout_text();
+  return XXH3_64bits(text.data(), text.size());
+}
+
+}  // namespace larder::shm

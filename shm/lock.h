@@ -1,0 +1,33 @@
+// The stripe lock: a futex word that names its owner.
+//
+// Uncontended, acquire and release are one atomic each. A waiter sleeps in slices, and between them
+// asks whether the owner is alive; a dead owner's word is taken over by CAS while its liveness byte
+// is held. Nobody waits beyond the timeout given. No input or output, callback or C++ allocation
+// happens under a stripe lock, and no second stripe is locked.
+//
+// Robust pthread mutexes would not do: the kernel and glibc compare thread ids, which collide
+// between PID namespaces.
+#pragma once
+
+#include <chrono>
+
+#include "shm/layout.h"
+#include "shm/process.h"
+
+namespace larder::shm {
+
+enum class Acquired {
+  kClean,
+  kFromDead,  // the former owner died inside: the stripe must be repaired before anything else
+  kTimeout,
+};
+
+// Zero timeout: tries once, taking over from the dead included.
+Acquired acquire(Stripe& stripe, std::uint32_t self, Processes& processes,
+                 std::chrono::milliseconds timeout);
+
+// False when the lock was not ours any more: somebody took us for dead. What was written since may
+// mix with another's writes, so the caller must count and report it.
+bool release(Stripe& stripe, std::uint32_t self) noexcept;
+
+}  // namespace larder::shm

@@ -1,0 +1,255 @@
+#include "shm/process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+
+#include "shm/clock.h"
+#include "shm/fork.h"
+
+namespace larder::shm {
+namespace {
+
+struct ProcessFacts {
+  bool exists = false;
+  char state = '?';  // 'Z': zombie
+  std::uint64_t start_ticks = 0;
+};
+
+// From /proc/PID/stat, whose second field may hold anything, parentheses included.
+ProcessFacts facts_of(std::uint32_t pid) {
+  char path[40];
+  std::snprintf(path, sizeof path, "/proc/%u/stat", pid);
+  const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return {errno != ENOENT, '?', 0};
+  char text[1024];
+  const ssize_t size = ::read(fd, text, sizeof text - 1);
+  ::close(fd);
+  if (size <= 0) return {};  // gone between open and read
+  text[size] = 0;
+  ProcessFacts facts{true, '?', 0};
+  const char* after_name = std::strrchr(text, ')');
+  if (after_name == nullptr) return facts;
+  unsigned long long start = 0;
+  // Fields 3 (state) and 22 (start time).
+  if (std::sscanf(after_name + 1,
+                  " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+                  &facts.state, &start) == 2) {
+    facts.start_ticks = start;
+  }
+  return facts;
+}
+
+std::uint32_t own_namespace() {
+  struct stat file {};
+  if (stat("/proc/self/ns/pid", &file) != 0) return 0;
+  return static_cast<std::uint32_t>(file.st_ino);
+}
+
+constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
+
+}  // namespace
+
+Processes::~Processes() { leave(); }
+
+std::uint32_t Processes::self_if_registered() const noexcept {
+  // acquire: pairs with the release in enter(), owner_ is of this generation.
+  if (generation_.load(std::memory_order_acquire) != fork_generation()) return 0;
+  return owner_.load(kRelaxed);
+}
+
+Result<std::uint32_t> Processes::self() {
+  if (const std::uint32_t owner = self_if_registered(); owner != 0) [[likely]] return owner;
+  return enter();
+}
+
+CounterBlock& Processes::counters() noexcept {
+  const std::uint32_t owner = self_if_registered();
+  if (owner == 0) return segment_.superblock().departed;
+  return segment_.place(owner_place(owner)).counters;
+}
+
+Result<std::uint32_t> Processes::enter() {
+  LockFile* locks = segment_.lock_file();
+  if (locks == nullptr) return {Code::kPermissionDenied, "the segment is mapped read-only"};
+  std::lock_guard hold(locks->process_mutex());
+  if (const std::uint32_t owner = self_if_registered(); owner != 0) return owner;
+
+  const std::uint32_t count = segment_.geometry().place_count;
+  for (std::uint32_t i = 1; i < count; ++i) {
+    Place& place = segment_.place(i);
+    const std::uint64_t state = place.state.load(std::memory_order_acquire);
+    if (state_alive(state) || !locks->lock(i)) continue;
+    // The byte is ours now: nobody else can take the place, or was about to.
+    if (place.state.load(std::memory_order_acquire) != state) {
+      locks->unlock(i);
+      continue;
+    }
+    const auto pid = static_cast<std::uint32_t>(getpid());
+    const std::uint32_t incarnation = state_incarnation(state) + 1;
+    place.pid.store(pid, kRelaxed);
+    place.pid_namespace.store(own_namespace(), kRelaxed);
+    place.start_ticks.store(facts_of(pid).start_ticks, kRelaxed);
+    place.attached_ms.store(now_ms(), kRelaxed);
+    for (auto& counter : place.counters.values) counter.store(0, kRelaxed);
+    // release: who sees the place alive sees whose it is.
+    place.state.store(make_state(incarnation, PlaceState::kAlive), std::memory_order_release);
+    const std::uint32_t owner = make_owner(i, incarnation);
+    owner_.store(owner, kRelaxed);
+    generation_.store(fork_generation(), std::memory_order_release);
+    return owner;
+  }
+  return {Code::kNoSpace, "all " + std::to_string(count - 1) + " places of " + segment_.path() +
+                              " are taken by live processes; run fewer, or use a larger segment"};
+}
+
+void Processes::leave() noexcept {
+  const std::uint32_t owner = self_if_registered();
+  if (owner == 0) return;
+  stop_leading();
+  LockFile& locks = *segment_.lock_file();
+  std::lock_guard hold(locks.process_mutex());
+  const std::uint32_t index = owner_place(owner);
+  Place& place = segment_.place(index);
+  const std::uint64_t state = place.state.load(kRelaxed);
+  generation_.store(0, std::memory_order_release);
+  for (std::size_t i = 0; i < kCounters; ++i) {
+    segment_.superblock().departed.values[i].fetch_add(
+        place.counters.values[i].exchange(0, kRelaxed), kRelaxed);
+  }
+  place.state.store(make_state(state_incarnation(state), PlaceState::kFree),
+                    std::memory_order_release);
+  locks.unlock(index);
+}
+
+bool Processes::looks_dead(std::uint32_t index, std::uint64_t state) {
+  Place& place = segment_.place(index);
+  if (segment_.lock_file()->held_by_other(index)) {
+    unsure_since_ms_[index].store(0, kRelaxed);
+    return false;
+  }
+  const std::uint32_t pid = place.pid.load(kRelaxed);
+  const std::uint32_t pid_namespace = place.pid_namespace.load(kRelaxed);
+  const std::uint64_t start_ticks = place.start_ticks.load(kRelaxed);
+  // Read of a place that changed hands meanwhile: not the one that was asked about.
+  if (place.state.load(std::memory_order_acquire) != state) return false;
+  if (pid_namespace == own_namespace()) {
+    const ProcessFacts facts = facts_of(pid);
+    return !facts.exists || facts.state == 'Z' || facts.state == 'X' ||
+           (facts.start_ticks != 0 && facts.start_ticks != start_ticks);
+  }
+  const std::uint64_t now = now_ms();
+  std::uint64_t since = 0;
+  if (unsure_since_ms_[index].compare_exchange_strong(since, now, kRelaxed)) return false;
+  return now - since >= kGraceMs;
+}
+
+bool Processes::is_dead(std::uint32_t owner) {
+  const std::uint32_t index = owner_place(owner);
+  if (index == 0 || index >= segment_.geometry().place_count) return true;  // damage: nobody's name
+  const std::uint64_t state = segment_.place(index).state.load(std::memory_order_acquire);
+  if (!state_alive(state) || make_owner(index, state_incarnation(state)) != (owner & ~kWaiters)) {
+    return true;  // that one left, and its place is free or another's
+  }
+  return looks_dead(index, state);
+}
+
+bool Processes::with_dead(std::uint32_t owner, const std::function<void()>& claim) {
+  LockFile& locks = *segment_.lock_file();
+  const std::uint32_t index = owner_place(owner);
+  const bool named = index != 0 && index < segment_.geometry().place_count;
+  std::lock_guard hold(locks.process_mutex());
+  if (!is_dead(owner)) return false;
+  if (!named) {
+    claim();
+    return true;
+  }
+  const std::uint64_t state = segment_.place(index).state.load(std::memory_order_acquire);
+  const bool place_is_its =
+      state_alive(state) && make_owner(index, state_incarnation(state)) == (owner & ~kWaiters);
+  if (!place_is_its) {
+    // The place went on to a newcomer, who holds the byte; the claim's own CAS decides.
+    claim();
+    return true;
+  }
+  if (!locks.lock(index)) return false;
+  const bool still_dead = is_dead(owner);
+  if (still_dead) claim();
+  locks.unlock(index);
+  return still_dead;
+}
+
+unsigned Processes::reap(const std::function<void(std::uint32_t)>& release) {
+  unsigned reaped = 0;
+  LockFile& locks = *segment_.lock_file();
+  for (std::uint32_t i = 1; i < segment_.geometry().place_count; ++i) {
+    Place& place = segment_.place(i);
+    const std::uint64_t state = place.state.load(std::memory_order_acquire);
+    if (!state_alive(state)) continue;
+    const std::uint32_t owner = make_owner(i, state_incarnation(state));
+    if (owner == self_if_registered() || !is_dead(owner)) continue;
+    // What it held first, its place last: a reaper that dies between leaves the rest to the next.
+    release(owner);
+    std::lock_guard hold(locks.process_mutex());
+    if (!locks.lock(i)) continue;
+    if (place.state.load(std::memory_order_acquire) == state && looks_dead(i, state)) {
+      for (std::size_t c = 0; c < kCounters; ++c) {
+        segment_.superblock().departed.values[c].fetch_add(
+            place.counters.values[c].exchange(0, kRelaxed), kRelaxed);
+      }
+      place.state.store(make_state(state_incarnation(state), PlaceState::kFree),
+                        std::memory_order_release);
+      ++reaped;
+    }
+    locks.unlock(i);
+  }
+  return reaped;
+}
+
+// ---- leadership -------------------------------------------------------------------------------
+
+bool Processes::try_lead() noexcept {
+  LockFile& locks = *segment_.lock_file();
+  if (!locks.leader_mutex().try_lock()) return false;
+  if (!locks.lock(segment_.geometry().place_count)) {
+    locks.leader_mutex().unlock();
+    return false;
+  }
+  leading_generation_.store(fork_generation(), kRelaxed);
+  return true;
+}
+
+void Processes::stop_leading() noexcept {
+  // A child of the leader does not lead, and must not undo what its parent holds.
+  if (leading_generation_.load(kRelaxed) != fork_generation()) return;
+  leading_generation_.store(0, kRelaxed);
+  LockFile& locks = *segment_.lock_file();
+  locks.unlock(segment_.geometry().place_count);
+  locks.leader_mutex().unlock();
+}
+
+int Processes::leader_pid() const noexcept {
+  const SyncWords& sync = segment_.superblock().sync;
+  const std::uint32_t index = sync.leader_place.load(std::memory_order_acquire);
+  if (index == 0 || index >= segment_.geometry().place_count) return 0;
+  const Place& place = segment_.place(index);
+  if (!state_alive(place.state.load(std::memory_order_acquire))) return 0;
+  if (place.pid_namespace.load(kRelaxed) != own_namespace()) return 0;
+  return static_cast<int>(place.pid.load(kRelaxed));
+}
+
+unsigned Processes::alive_count() const noexcept {
+  unsigned alive = 0;
+  for (std::uint32_t i = 1; i < segment_.geometry().place_count; ++i) {
+    if (state_alive(segment_.place(i).state.load(kRelaxed))) ++alive;
+  }
+  return alive;
+}
+
+}  // namespace larder::shm

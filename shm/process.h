@@ -1,0 +1,82 @@
+// The process table: who is attached, who is dead, who leads.
+//
+// A process takes a place at its first call and holds a record lock on that place's byte of the
+// lock file for as long as it lives. It is named by its owner word {incarnation, place}: the
+// incarnation rises at every registration, so a claim left by the dead never fits a newcomer.
+//
+// Dead means: the byte is free, and, within one PID namespace, the process is gone, a zombie, or
+// its pid has another start time. A free byte alone is no proof: any close of the lock file by a
+// careless `closefrom` drops it. Across namespaces, where pids say nothing, a byte that stays free
+// for `kGraceMs` is taken as death.
+//
+// Threads: any.  Fork: a child takes its own place.  Crash: the place is reaped by anyone.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+
+#include "larder/status.h"
+#include "shm/segment.h"
+
+namespace larder::shm {
+
+inline constexpr std::uint64_t kGraceMs = 10'000;
+
+class Processes {
+ public:
+  explicit Processes(Segment& segment) : segment_(segment) {}
+  // Gives the place back; nothing of this process may still be inside the segment.
+  ~Processes();
+  Processes(const Processes&) = delete;
+  Processes& operator=(const Processes&) = delete;
+
+  // This process's owner word, registering if need be. kNoSpace: the table is full of the living.
+  Result<std::uint32_t> self();
+  // The same without registering; 0 when this process has no place (yet).
+  std::uint32_t self_if_registered() const noexcept;
+  // This process's counters, or those of the departed while it has no place.
+  CounterBlock& counters() noexcept;
+  void leave() noexcept;
+
+  bool is_dead(std::uint32_t owner);
+  // Runs `claim` while holding the byte of a dead owner, so that nobody else takes over from it at
+  // the same time. False, without running it: the owner lives, or somebody else is at it.
+  bool with_dead(std::uint32_t owner, const std::function<void()>& claim);
+  // For every dead place: `release` what it held, then free the place. Returns how many.
+  unsigned reap(const std::function<void(std::uint32_t owner)>& release);
+
+  // Leadership of this host; held until `stop_leading` or death. Never waits.
+  bool try_lead() noexcept;
+  void stop_leading() noexcept;
+  // Pid of a leader in this PID namespace, to be watched for its death; 0: none or not visible.
+  int leader_pid() const noexcept;
+
+  unsigned alive_count() const noexcept;
+
+ private:
+  Result<std::uint32_t> enter();
+  bool looks_dead(std::uint32_t place, std::uint64_t state);
+
+  Segment& segment_;
+  // {fork generation, owner word}: a child sees its parent's generation and registers itself.
+  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<std::uint32_t> owner_{0};
+  std::atomic<std::uint64_t> leading_generation_{0};
+  // When this process first saw a byte of another namespace free.
+  std::array<std::atomic<std::uint64_t>, kMaxPlaces> unsure_since_ms_{};
+};
+
+// The parts of Place::state.
+constexpr std::uint32_t state_incarnation(std::uint64_t state) {
+  return static_cast<std::uint32_t>(state >> 32);
+}
+constexpr bool state_alive(std::uint64_t state) {
+  return static_cast<std::uint32_t>(state) == static_cast<std::uint32_t>(PlaceState::kAlive);
+}
+constexpr std::uint64_t make_state(std::uint32_t incarnation, PlaceState state) {
+  return std::uint64_t{incarnation} << 32 | static_cast<std::uint32_t>(state);
+}
+
+}  // namespace larder::shm

@@ -1,0 +1,537 @@
+#include "shm/segment.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <bit>
+#include <boost/interprocess/exceptions.hpp>
+#include <boost/interprocess/file_mapping.hpp>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+namespace larder::shm {
+namespace {
+
+namespace bip = boost::interprocess;
+
+constexpr std::string_view kFilePrefix = "larder.";
+constexpr std::uint64_t kCreateWaitMs = 5000;
+
+// Byte order and pointer width: an image of another machine is not ours.
+constexpr std::uint32_t kArchitecture =
+    (std::endian::native == std::endian::little ? 1u : 2u) << 16 | sizeof(void*) * 8;
+
+// Closes on every way out.
+class Fd {
+ public:
+  explicit Fd(int fd) : fd_(fd) {}
+  ~Fd() { if (fd_ >= 0) ::close(fd_); }
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  int get() const { return fd_; }
+  bool ok() const { return fd_ >= 0; }
+
+ private:
+  int fd_;
+};
+
+Code code_of(int error) {
+  switch (error) {
+    case ENOENT: return Code::kNotFound;
+    case EEXIST: return Code::kAlreadyExists;
+    case EACCES:
+    case EPERM: return Code::kPermissionDenied;
+    case ENOSPC:
+    case EDQUOT: return Code::kNoSpace;
+    case ELOOP: return Code::kMismatch;
+    default: return Code::kInternal;
+  }
+}
+
+Status os_error(int error, const std::string& what) {
+  return {code_of(error), what + ": " + std::strerror(error)};
+}
+
+std::string hex(std::uint64_t number) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(number));
+  return text;
+}
+
+std::string mib(std::uint64_t bytes) {
+  std::ostringstream out;
+  out.precision(bytes < (10ull << 20) ? 2 : 0);
+  out << std::fixed << static_cast<double>(bytes) / (1 << 20) << " MiB";
+  return out.str();
+}
+
+std::uint64_t random_word() {
+  std::uint64_t word = 0;
+  // Before the pool is ready the kernel blocks here, once per boot.
+  while (getrandom(&word, sizeof word, 0) != sizeof word) {
+  }
+  return word;
+}
+
+std::uint64_t boot_hash() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  std::getline(file, id);
+  return XXH3_64bits(id.data(), id.size());
+}
+
+std::int64_t unix_ms() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+}
+
+constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t to) {
+  return (value + to - 1) / to * to;
+}
+
+std::string lock_path_of(const std::string& segment_path, std::uint64_t instance) {
+  return segment_path + "." + hex(instance) + ".lock";
+}
+
+// The offsets follow from the counts; a superblock that says otherwise is damaged.
+Geometry place_parts(Geometry g) {
+  g.places_offset = round_up(sizeof(Superblock), kCacheLine);
+  g.stripes_offset = g.places_offset + std::uint64_t{g.place_count} * sizeof(Place);
+  g.buckets_offset = g.stripes_offset + std::uint64_t{g.stripe_count} * sizeof(Stripe);
+  g.guards_offset = g.buckets_offset +
+                    std::uint64_t{g.stripe_count} * g.buckets_per_stripe * sizeof(Bucket);
+  g.descriptors_offset =
+      g.guards_offset + std::uint64_t{g.stripe_count} * g.guards_per_stripe * sizeof(Guard);
+  g.pages_offset = round_up(g.descriptors_offset + std::uint64_t{g.stripe_count} *
+                                                       g.pages_per_stripe * sizeof(PageDescriptor),
+                            4096);
+  return g;
+}
+
+std::uint64_t pages_end(const Geometry& g) {
+  return g.pages_offset + std::uint64_t{g.stripe_count} * g.pages_per_stripe * g.page_bytes;
+}
+
+bool geometry_is_sane(const Geometry& g, std::uint64_t file_bytes) {
+  // The bounds keep the products below from overflowing.
+  return g.segment_bytes == file_bytes && g.segment_bytes <= kSegmentMaxBytes &&
+         g.place_count >= 2 && g.place_count <= kMaxPlaces && std::has_single_bit(g.stripe_count) &&
+         g.stripe_count <= 1u << 20 && g.buckets_per_stripe >= 2 && g.buckets_per_stripe % 2 == 0 &&
+         g.buckets_per_stripe <= 1u << 28 && std::has_single_bit(g.guards_per_stripe) &&
+         g.guards_per_stripe <= 1u << 28 && g.pages_per_stripe >= 4 &&
+         g.pages_per_stripe <= 1u << 28 && std::has_single_bit(g.page_bytes) &&
+         g.page_bytes >= 4096 && g.page_bytes <= 1u << 28 && place_parts(g) == g &&
+         pages_end(g) <= file_bytes;
+}
+
+}  // namespace
+
+Result<Geometry> plan_geometry(std::uint64_t bytes) {
+  if (bytes < kSegmentMinBytes || bytes > kSegmentMaxBytes) {
+    return {Code::kInvalidArgument, "a segment of " + std::to_string(bytes) +
+                                        " bytes is out of bounds; 4 MiB to 16 TiB are possible"};
+  }
+  Geometry g{};
+  g.segment_bytes = bytes;
+  g.place_count = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(bytes >> 16, 64, 512));
+  g.page_bytes = bytes < (32ull << 20) ? 16u << 10 : bytes < (1ull << 30) ? 64u << 10 : 256u << 10;
+  // Stripes of about 32 pages: many writers meet seldom, and a stripe still holds enough entries
+  // to choose victims among.
+  g.stripe_count = static_cast<std::uint32_t>(
+      std::clamp<std::uint64_t>(std::bit_floor(bytes / (32ull * g.page_bytes)), 4, 1u << 16));
+  // A sixteenth of the segment for the index serves entries from about 100 bytes on.
+  g.buckets_per_stripe = static_cast<std::uint32_t>(bytes / 16 / g.stripe_count / kCacheLine & ~1u);
+  g.guards_per_stripe = std::max(16u, std::bit_floor(g.buckets_per_stripe / 4));
+  const Geometry without_pages = place_parts(g);
+  const std::uint64_t per_page = g.page_bytes + sizeof(PageDescriptor);
+  const std::uint64_t room = bytes - without_pages.pages_offset - 4096;
+  g.pages_per_stripe = static_cast<std::uint32_t>(room / per_page / g.stripe_count);
+  return place_parts(g);
+}
+
+// ---- names ------------------------------------------------------------------------------------
+
+std::string Segment::path_of(std::string_view directory, std::string_view name) {
+  std::string path(directory);
+  return path.append("/").append(kFilePrefix).append(name);
+}
+
+std::vector<std::string> Segment::list(const std::string& directory) {
+  std::vector<std::string> names;
+  DIR* dir = opendir(directory.c_str());
+  if (dir == nullptr) return names;
+  while (const dirent* entry = readdir(dir)) {
+    const std::string_view file = entry->d_name;
+    if (!file.starts_with(kFilePrefix)) continue;
+    if (file.ends_with(".lock") || file.ends_with(".create") || file.ends_with(".tmp")) continue;
+    names.emplace_back(file.substr(kFilePrefix.size()));
+  }
+  closedir(dir);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// ---- opening ----------------------------------------------------------------------------------
+
+namespace {
+
+// Is this file one that we may trust with our memory? Its bytes are not looked at yet.
+Status check_file(const std::string& path, const struct stat& file, Access access, uid_t owner) {
+  if (!S_ISREG(file.st_mode)) return {Code::kMismatch, path + " is not a regular file"};
+  if (access == Access::kReadOnly) return {};  // an observer trusts nothing it reads anyway
+  const uid_t self = geteuid();
+  if (file.st_uid != self && file.st_uid != owner && self != 0) {
+    return {Code::kMismatch, path + " belongs to user " + std::to_string(file.st_uid) +
+                                 ", not to user " + std::to_string(self) +
+                                 "; run as its owner, or name that user in options.owner"};
+  }
+  if (file.st_mode & S_IWOTH) {
+    return {Code::kMismatch, path + " may be written by everybody; chmod o-w it if that is a "
+                                    "mistake, or remove it"};
+  }
+  return {};
+}
+
+Status check_superblock(const std::string& path, const Superblock& block, std::uint64_t size) {
+  const auto refuse = [&](Code code, const std::string& why) {
+    return Status(code, path + " " + why);
+  };
+  if (block.magic != kMagic) return refuse(Code::kCorrupt, "is not a larder segment");
+  if (block.layout_version != kLayoutVersion || block.layout_signature != layout_signature()) {
+    return refuse(Code::kMismatch,
+                  "has layout " + std::to_string(block.layout_version) + "/" +
+                      hex(block.layout_signature) + ", this program has " +
+                      std::to_string(kLayoutVersion) + "/" + hex(layout_signature()) +
+                      "; use another name, or remove it once nobody uses it");
+  }
+  if (block.architecture != kArchitecture) {
+    return refuse(Code::kMismatch, "was made on another architecture");
+  }
+  if (block.geometry.segment_bytes != size) {
+    return refuse(Code::kCorrupt, "has " + std::to_string(size) + " bytes, its superblock says " +
+                                      std::to_string(block.geometry.segment_bytes) +
+                                      "; it was truncated or extended: remove it");
+  }
+  if (!geometry_is_sane(block.geometry, size)) {
+    return refuse(Code::kCorrupt, "has a damaged superblock; remove it");
+  }
+  return {};
+}
+
+// The first line in which two bindings differ: {ours, theirs}.
+Status compare_bindings(const std::string& path, std::string_view ours, std::string_view theirs) {
+  if (ours == theirs) return {};
+  while (!ours.empty() || !theirs.empty()) {
+    const auto cut = [](std::string_view& text) {
+      const std::string_view line = text.substr(0, text.find('\n'));
+      text.remove_prefix(std::min(text.size(), line.size() + 1));
+      return line;
+    };
+    const std::string_view mine = cut(ours);
+    const std::string_view other = cut(theirs);
+    if (mine == other) continue;
+    return {Code::kMismatch, path + " was made with " + std::string(other) + ", not " +
+                                 std::string(mine) +
+                                 "; use the same options in every process, or another name"};
+  }
+  return {};
+}
+
+}  // namespace
+
+Segment::Segment(std::string path, bip::mapped_region region, Access access)
+    : path_(std::move(path)),
+      region_(std::move(region)),
+      access_(access),
+      base_(static_cast<char*>(region_.get_address())),
+      superblock_(reinterpret_cast<Superblock*>(base_)),
+      geometry_(superblock_->geometry),
+      hash_seed_(superblock_->hash_seed),
+      places_(reinterpret_cast<Place*>(base_ + geometry_.places_offset)),
+      stripes_(reinterpret_cast<Stripe*>(base_ + geometry_.stripes_offset)),
+      buckets_(reinterpret_cast<Bucket*>(base_ + geometry_.buckets_offset)),
+      guards_(reinterpret_cast<Guard*>(base_ + geometry_.guards_offset)),
+      descriptors_(reinterpret_cast<PageDescriptor*>(base_ + geometry_.descriptors_offset)) {
+  // A core dump of a worker should not carry the whole cache. Advice only.
+  (void)madvise(base_, region_.get_size(), MADV_DONTDUMP);
+}
+
+Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access access,
+                                                 uid_t owner) {
+  const bool writable = access == Access::kReadWrite;
+  const Fd fd(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  if (!fd.ok()) return os_error(errno, "cannot open " + path);
+  struct stat file {};
+  if (fstat(fd.get(), &file) != 0) return os_error(errno, "cannot stat " + path);
+  if (Status s = check_file(path, file, access, owner); !s.ok()) return s;
+
+  // Through the descriptor first: reading a truncated file is an error, touching its mapping is
+  // SIGBUS.
+  const auto size = static_cast<std::uint64_t>(file.st_size);
+  alignas(Superblock) char header[sizeof(Superblock)];
+  if (size < sizeof header || pread(fd.get(), header, sizeof header, 0) != sizeof header) {
+    return {Code::kCorrupt,
+            path + " is too short for a segment (" + std::to_string(size) + " bytes); remove it"};
+  }
+  const auto& read_block = *reinterpret_cast<const Superblock*>(header);
+  if (Status s = check_superblock(path, read_block, size); !s.ok()) return s;
+  if (writable && read_block.boot_hash != boot_hash()) {
+    return {Code::kMismatch, path + " was made before the last boot, or on another machine; "
+                                    "remove it (a tmpfs forgets at boot, this directory did not)"};
+  }
+  try {
+    const bip::mode_t mode = writable ? bip::read_write : bip::read_only;
+    const bip::file_mapping mapping(path.c_str(), mode);
+    bip::mapped_region region(mapping, mode, 0, size);
+    // Between our open and Boost's the name may have come to mean another file.
+    const auto* mapped = static_cast<const Superblock*>(region.get_address());
+    if (mapped->instance != read_block.instance || !(mapped->geometry == read_block.geometry)) {
+      return {Code::kBusy, path + " was replaced while attaching; try again"};
+    }
+    std::shared_ptr<Segment> segment(new Segment(path, std::move(region), access));
+    if (writable) {
+      auto lock_file = LockFile::open(lock_path_of(path, read_block.instance), read_block.instance);
+      if (!lock_file) return lock_file.status();
+      segment->lock_file_ = std::move(*lock_file);
+    }
+    return segment;
+  } catch (const bip::interprocess_exception& error) {
+    return {Code::kNoSpace, "cannot map " + path + ": " + error.what()};
+  }
+}
+
+namespace {
+
+// Held by who creates or removes segments of one name. A flock on a descriptor of its own, so that
+// threads exclude each other too.
+class CreationLock {
+ public:
+  static Result<std::unique_ptr<CreationLock>> take(const std::string& segment_path, mode_t mode) {
+    const std::string path = segment_path + ".create";
+    int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 && errno == ENOENT) {
+      fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
+      if (fd < 0 && errno == EEXIST) fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    }
+    if (fd < 0) return os_error(errno, "cannot open " + path);
+    std::unique_ptr<CreationLock> lock(new CreationLock(fd));
+    for (std::uint64_t waited_ms = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; waited_ms += 10) {
+      if (errno != EWOULDBLOCK && errno != EINTR) return os_error(errno, "cannot lock " + path);
+      if (waited_ms >= kCreateWaitMs) {
+        return {Code::kBusy, "another process has been creating " + segment_path +
+                                 " for 5 s; is it stopped?"};
+      }
+      const timespec pause{0, 10'000'000};
+      nanosleep(&pause, nullptr);
+    }
+    return lock;
+  }
+  ~CreationLock() { flock(fd_.get(), LOCK_UN); }
+
+ private:
+  explicit CreationLock(int fd) : fd_(fd) {}
+  Fd fd_;
+};
+
+// Free bytes of the file system, for the message that tells how much is missing.
+std::string free_room(const std::string& directory) {
+  struct statvfs fs {};
+  if (statvfs(directory.c_str(), &fs) != 0) return "an unknown amount";
+  return mib(std::uint64_t{fs.f_bavail} * fs.f_frsize);
+}
+
+// Lock files of segments that are gone and that nobody holds.
+void remove_orphaned_lock_files(const SegmentOptions& options, const std::string& segment_path) {
+  DIR* dir = opendir(options.directory.c_str());
+  if (dir == nullptr) return;
+  const std::string stem = segment_path.substr(segment_path.rfind('/') + 1) + ".";
+  while (const dirent* entry = readdir(dir)) {
+    const std::string_view file = entry->d_name;
+    constexpr std::size_t kHexDigits = 16;
+    if (!file.starts_with(stem) || !file.ends_with(".lock") ||
+        file.size() != stem.size() + kHexDigits + 5) {
+      continue;
+    }
+    const std::uint64_t instance =
+        std::strtoull(std::string(file.substr(stem.size(), kHexDigits)).c_str(), nullptr, 16);
+    const std::string path = options.directory + "/" + entry->d_name;
+    auto lock_file = LockFile::open(path, instance);
+    if (!lock_file) continue;
+    bool held = lock_file->use_count() > 1;
+    for (off_t byte = 0; byte < static_cast<off_t>(kMaxPlaces) + 1 && !held; ++byte) {
+      held = (*lock_file)->held_by_other(byte);
+    }
+    if (!held) ::unlink(path.c_str());
+  }
+  closedir(dir);
+}
+
+// Everything of a new segment but its magic.
+void initialise(Superblock& block, const SegmentOptions& options, const Geometry& geometry) {
+  block.layout_version = kLayoutVersion;
+  block.architecture = kArchitecture;
+  block.layout_signature = layout_signature();
+  block.instance = random_word();
+  block.hash_seed = random_word();
+  block.boot_hash = boot_hash();
+  block.created_unix_ms = unix_ms();
+  block.creator_pid = static_cast<std::uint32_t>(getpid());
+  block.policy = options.policy;
+  block.geometry = geometry;
+  std::memcpy(block.binding, options.binding.data(), options.binding.size());
+  block.hot.epoch.store(1, std::memory_order_relaxed);
+  auto* stripes = reinterpret_cast<Stripe*>(reinterpret_cast<char*>(&block) + geometry.stripes_offset);
+  for (std::uint32_t i = 0; i < geometry.stripe_count; ++i) {
+    stripes[i].open_page.store(kNoPage, std::memory_order_relaxed);
+  }
+}
+
+Status reserve(int fd, const SegmentOptions& options, const std::string& path) {
+  // Now, as an error; a sparse file on a full tmpfs would be SIGBUS at some later touch.
+  int error = EINTR;
+  while (error == EINTR) error = posix_fallocate(fd, 0, static_cast<off_t>(options.bytes));
+  if (error == 0) return {};
+  if (error == ENOSPC || error == EFBIG || error == ENOMEM) {
+    return {Code::kNoSpace, "no room for " + path + ": it needs " + mib(options.bytes) + ", " +
+                                options.directory + " has " + free_room(options.directory) +
+                                " free; make segment_bytes smaller or the file system larger "
+                                "(containers: --shm-size)"};
+  }
+  return os_error(error, "cannot reserve " + path);
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) {
+  const std::string path = path_of(options.directory, options.name);
+  auto geometry = plan_geometry(options.bytes);
+  if (!geometry) return geometry.status();
+  if (options.binding.size() >= kBindingBytes) {
+    return {Code::kInvalidArgument, "addresses, channel and prefix together exceed " +
+                                        std::to_string(kBindingBytes - 1) + " bytes"};
+  }
+  auto lock = CreationLock::take(path, options.mode);
+  if (!lock) return lock.status();
+  if (::access(path.c_str(), F_OK) == 0) return {Code::kAlreadyExists, path + " exists"};
+  remove_orphaned_lock_files(options, path);
+
+  const std::string temporary = path + ".tmp";
+  ::unlink(temporary.c_str());  // of a creator that died
+  const auto create_file = [&](const std::string& file) -> int {
+    const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) return -1;
+    // The umask does not decide who shares a segment, the options do.
+    if (fchmod(fd, options.mode) == 0 &&
+        (options.owner == kNoOwner || options.owner == geteuid() ||
+         fchown(fd, options.owner, static_cast<gid_t>(-1)) == 0)) {
+      return fd;
+    }
+    const int error = errno;
+    ::close(fd);
+    ::unlink(file.c_str());
+    errno = error;
+    return -1;
+  };
+  const Fd fd(create_file(temporary));
+  if (!fd.ok()) return os_error(errno, "cannot create " + temporary);
+  if (Status s = reserve(fd.get(), options, path); !s.ok()) {
+    ::unlink(temporary.c_str());
+    return s;
+  }
+  try {
+    const bip::file_mapping mapping(temporary.c_str(), bip::read_write);
+    bip::mapped_region region(mapping, bip::read_write, 0, options.bytes);
+    auto& block = *static_cast<Superblock*>(region.get_address());
+    initialise(block, options, *geometry);
+    const Fd lock_fd(create_file(lock_path_of(path, block.instance)));
+    if (!lock_fd.ok()) {
+      const int error = errno;
+      ::unlink(temporary.c_str());
+      return os_error(error, "cannot create the lock file of " + path);
+    }
+    std::atomic_thread_fence(std::memory_order_release);
+    block.magic = kMagic;
+  } catch (const bip::interprocess_exception& error) {
+    ::unlink(temporary.c_str());
+    return {Code::kNoSpace, "cannot map " + temporary + ": " + error.what()};
+  }
+  if (rename(temporary.c_str(), path.c_str()) != 0) {
+    const int error = errno;
+    ::unlink(temporary.c_str());
+    return os_error(error, "cannot rename " + temporary);
+  }
+  auto segment = attach(path, Access::kReadWrite, options.owner);
+  if (segment) (*segment)->created_ = true;
+  return segment;
+}
+
+Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
+  const std::string path = path_of(options.directory, options.name);
+  // Twice: somebody may create it between our look and our turn, or remove it.
+  Status last;
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    auto segment = attach(path, Access::kReadWrite, options.owner);
+    if (segment) {
+      if (Status s = compare_bindings(path, options.binding, (*segment)->binding()); !s.ok()) return s;
+      return segment;
+    }
+    if (segment.code() != Code::kNotFound) return segment;
+    auto created = create(options);
+    if (created || created.code() != Code::kAlreadyExists) return created;
+    last = created.status();
+  }
+  return last;
+}
+
+Status Segment::remove(std::string_view directory, std::string_view name, bool force) {
+  const std::string path = path_of(directory, name);
+  auto lock = CreationLock::take(path, 0600);
+  if (!lock) return lock.status();
+  struct stat file {};
+  if (lstat(path.c_str(), &file) != 0) {
+    Status s = os_error(errno, "cannot remove " + path);
+    ::unlink((path + ".create").c_str());
+    return s;
+  }
+  // A damaged segment must be removable: then nobody can be asked who uses it.
+  auto segment = attach(path, Access::kReadWrite, file.st_uid);
+  if (segment) {
+    LockFile& locks = *(*segment)->lock_file();
+    for (off_t byte = 1; byte < static_cast<off_t>((*segment)->geometry().place_count); ++byte) {
+      if (!force && locks.held_by_other(byte)) {
+        const auto pid = (*segment)->place(static_cast<std::uint32_t>(byte)).pid.load();
+        return {Code::kBusy, path + " is in use by process " + std::to_string(pid) +
+                                 "; stop it, or force the removal"};
+      }
+    }
+    ::unlink(lock_path_of(path, (*segment)->superblock().instance).c_str());
+  } else if (!force && segment.code() == Code::kPermissionDenied) {
+    return segment.status();
+  }
+  if (::unlink(path.c_str()) != 0) return os_error(errno, "cannot remove " + path);
+  ::unlink((path + ".tmp").c_str());
+  ::unlink((path + ".create").c_str());
+  return {};
+}
+
+std::string Segment::binding() const {
+  return {superblock_->binding, strnlen(superblock_->binding, kBindingBytes)};
+}
+
+std::uint64_t Segment::hash(std::string_view key) const noexcept {
+  return XXH3_64bits_withSeed(key.data(), key.size(), hash_seed_);
+}
+
+}  // namespace larder::shm

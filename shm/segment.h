@@ -1,0 +1,123 @@
+// A segment: one file in a tmpfs, mapped by every process of a host that shares a cache.
+//
+//   <directory>/larder.<name>                    the segment
+//   <directory>/larder.<name>.<instance>.lock    liveness: byte i is process i, see process.h
+//   <directory>/larder.<name>.create             held while creating
+//   <directory>/larder.<name>.tmp                a segment being made; renamed when complete
+//
+// Threads: the methods of one object may be called from any thread; open and attach too.
+// Fork: a child uses the mapping and the lock file's descriptor that it inherited.
+// Crash: nobody ever sees half a segment; a dead creator leaves only the temporary file, which the
+// next creator removes.
+// A peer that truncates the file after we mapped it raises SIGBUS here: only a sealed memory file
+// could prevent that.
+#pragma once
+
+#include <sys/types.h>
+
+#include <boost/interprocess/mapped_region.hpp>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "larder/status.h"
+#include "shm/layout.h"
+#include "shm/lock_file.h"
+
+namespace larder::shm {
+
+inline constexpr uid_t kNoOwner = static_cast<uid_t>(-1);
+inline constexpr std::uint64_t kSegmentMinBytes = 4ull << 20;
+inline constexpr std::uint64_t kSegmentMaxBytes = 16ull << 40;
+
+struct SegmentOptions {
+  std::string directory = "/dev/shm";
+  std::string name = "default";
+  std::uint64_t bytes = 64ull << 20;
+  std::uint32_t policy = 0;
+  mode_t mode = 0600;
+  uid_t owner = kNoOwner;  // accepted beside one's own; a creator that is root gives it the file
+  // "name=value" lines; a segment made for other lines is refused with both values.
+  std::string binding;
+};
+
+enum class Access { kReadWrite, kReadOnly };
+
+// Where everything is in a segment of `bytes`; kInvalidArgument outside the bounds.
+Result<Geometry> plan_geometry(std::uint64_t bytes);
+
+class Segment {
+ public:
+  // Attaches to the segment, or creates it when there is none.
+  static Result<std::shared_ptr<Segment>> open(const SegmentOptions& options);
+  // Attaches to an existing segment by path, whatever it was made for. kReadOnly works on a wedged
+  // segment and on a copied file: no lock is taken and no place.
+  static Result<std::shared_ptr<Segment>> attach(const std::string& path, Access access,
+                                                 uid_t owner = kNoOwner);
+  static std::string path_of(std::string_view directory, std::string_view name);
+  // Names of the segments in a directory, sorted.
+  static std::vector<std::string> list(const std::string& directory);
+  // Removes a segment and its lock file. kBusy while a process is attached, unless `force`: those
+  // go on with what they have mapped, newcomers make a new one.
+  static Status remove(std::string_view directory, std::string_view name, bool force);
+
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+
+  const std::string& path() const noexcept { return path_; }
+  bool created() const noexcept { return created_; }
+  Access access() const noexcept { return access_; }
+  // Null when attached read-only.
+  LockFile* lock_file() noexcept { return lock_file_.get(); }
+
+  Superblock& superblock() noexcept { return *superblock_; }
+  const Superblock& superblock() const noexcept { return *superblock_; }
+  // A private copy, verified at attach: what others do to the superblock cannot move our bounds.
+  const Geometry& geometry() const noexcept { return geometry_; }
+  std::string binding() const;
+
+  // In range by contract; callers mask or check what they read from the segment.
+  Place& place(std::uint32_t index) noexcept { return places_[index]; }
+  Stripe& stripe(std::uint32_t index) noexcept { return stripes_[index]; }
+  Bucket& bucket(std::uint32_t stripe, std::uint32_t index) noexcept {
+    return buckets_[std::uint64_t{stripe} * geometry_.buckets_per_stripe + index];
+  }
+  Guard& guard(std::uint32_t stripe, std::uint32_t index) noexcept {
+    return guards_[std::uint64_t{stripe} * geometry_.guards_per_stripe + index];
+  }
+  std::uint64_t page_count() const noexcept {
+    return std::uint64_t{geometry_.stripe_count} * geometry_.pages_per_stripe;
+  }
+  PageDescriptor& page(std::uint64_t index) noexcept { return descriptors_[index]; }
+  std::uint64_t page_offset(std::uint64_t index) const noexcept {
+    return geometry_.pages_offset + index * geometry_.page_bytes;
+  }
+  char* at(std::uint64_t offset) noexcept { return base_ + offset; }
+  const char* at(std::uint64_t offset) const noexcept { return base_ + offset; }
+
+  std::uint64_t hash(std::string_view key) const noexcept;
+
+ private:
+  Segment(std::string path, boost::interprocess::mapped_region region, Access access);
+  static Result<std::shared_ptr<Segment>> create(const SegmentOptions& options);
+
+  std::string path_;
+  boost::interprocess::mapped_region region_;
+  Access access_;
+  bool created_ = false;
+  std::shared_ptr<LockFile> lock_file_;
+
+  char* base_;
+  Superblock* superblock_;
+  Geometry geometry_;
+  std::uint64_t hash_seed_;
+  Place* places_;
+  Stripe* stripes_;
+  Bucket* buckets_;
+  Guard* guards_;
+  PageDescriptor* descriptors_;
+};
+
+}  // namespace larder::shm
