@@ -1,0 +1,500 @@
+#include "src/sync/client.h"
+
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <mutex>
+
+#include "shm/fork.h"
+
+namespace larder::sync {
+
+// ---- connections ------------------------------------------------------------------------------
+
+// The connections of one process. A child leaves its parent's pool alone, mutex and all, and takes
+// only the descriptors out of it, which stand in atomics for that reason.
+class Client::Pool {
+ public:
+  explicit Pool(std::size_t idle_max)
+      : idle_max_(idle_max), generation_(shm::fork_generation()) {}
+
+  bool is_of_this_process() const noexcept { return generation_ == shm::fork_generation(); }
+
+  // An idle connection that still works, or null.
+  std::unique_ptr<Connection> take() {
+    for (;;) {
+      std::unique_ptr<Connection> connection;
+      {
+        const std::lock_guard lock(mutex_);
+        if (idle_.empty()) return nullptr;
+        connection = std::move(idle_.back());
+        idle_.pop_back();
+      }
+      if (connection->is_usable()) return connection;
+      retire(std::move(connection));
+    }
+  }
+
+  void note(const Connection& connection) noexcept {
+    for (std::atomic<int>& slot : descriptors_) {
+      int free = kNoDescriptor;
+      if (slot.compare_exchange_strong(free, connection.descriptor())) return;
+    }
+  }
+
+  void give_back(std::unique_ptr<Connection> connection) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (idle_.size() < idle_max_) {
+        idle_.push_back(std::move(connection));
+        return;
+      }
+    }
+    retire(std::move(connection));
+  }
+
+  // The note goes before the descriptor does: a child that forks in between must not close a
+  // number that means something else by then.
+  void retire(std::unique_ptr<Connection> connection) noexcept {
+    for (std::atomic<int>& slot : descriptors_) {
+      int own = connection->descriptor();
+      if (slot.compare_exchange_strong(own, kNoDescriptor)) break;
+    }
+  }
+
+  // In a child. Nothing is sent, since the parent goes on using its end; nothing is freed, since
+  // another thread may have been inside when the process forked. The pool stays reachable, so that
+  // a leak checker knows it was left on purpose.
+  void abandon() noexcept {
+    for (std::atomic<int>& slot : descriptors_) {
+      const int fd = slot.exchange(kNoDescriptor);
+      if (fd != kNoDescriptor) close(fd);
+    }
+    next_abandoned_ = abandoned_.load();
+    while (!abandoned_.compare_exchange_weak(next_abandoned_, this)) {
+    }
+  }
+
+  void close_all() noexcept {
+    const std::lock_guard lock(mutex_);
+    for (std::atomic<int>& slot : descriptors_) slot.store(kNoDescriptor);
+    idle_.clear();
+  }
+
+ private:
+  static constexpr int kNoDescriptor = -1;
+  // Connections above this number are not closed in a child, only unused there.
+  static constexpr std::size_t kNotedMax = 256;
+
+  struct Descriptors : std::array<std::atomic<int>, kNotedMax> {
+    Descriptors() {
+      for (std::atomic<int>& slot : *this) slot.store(kNoDescriptor, std::memory_order_relaxed);
+    }
+  };
+
+  static inline std::atomic<Pool*> abandoned_{nullptr};
+  Pool* next_abandoned_ = nullptr;
+  const std::size_t idle_max_;
+  const std::uint64_t generation_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Connection>> idle_;  // guarded by mutex_
+  Descriptors descriptors_;
+};
+
+namespace {
+
+constexpr std::chrono::milliseconds kTtlMax = std::chrono::hours(24 * 366 * 100);
+constexpr std::string_view kScanCount = "500";
+// A batch of removed keys: below Redis' limits on what a subscriber may fall behind.
+constexpr std::size_t kBatchKeys = 500;
+constexpr std::size_t kBatchBytes = 256u << 10;
+static_assert(kBatchKeys <= kDeleteManyMax);
+
+constexpr std::string_view kOutcomeUnknown = "; whether the change was made is not known";
+
+// Fresh for every change and straight from the kernel: a generator's state could be shared by
+// forked processes.
+Result<std::string> fresh_nonce() {
+  std::uint64_t nonce = 0;
+  for (;;) {
+    const ssize_t got = getrandom(&nonce, sizeof nonce, 0);
+    if (got == sizeof nonce) return std::to_string(nonce);
+    if (got < 0 && errno != EINTR) {
+      return {Code::kInternal, "the kernel gives no random bytes (getrandom); nothing was written"};
+    }
+  }
+}
+
+std::string_view format_name(WireFormat format) {
+  return format == WireFormat::kMsgpack ? "msgpack" : "json";
+}
+
+// `text` as a glob that matches only itself.
+std::string glob_escaped(std::string_view text) {
+  std::string pattern;
+  for (const char c : text) {
+    if (std::string_view("*?[]\\^-").find(c) != std::string_view::npos) pattern += '\\';
+    pattern += c;
+  }
+  return pattern;
+}
+
+// ---- replies ----------------------------------------------------------------------------------
+
+Status unexpected_reply() {
+  return {Code::kUnavailable,
+          "Redis answered in an unexpected form; a proxy or an incompatible server may stand in "
+          "between"};
+}
+
+bool is_text(const redisReply& reply) {
+  return reply.type == REDIS_REPLY_STRING || reply.type == REDIS_REPLY_STATUS;
+}
+
+bool is_array(const redisReply& reply, std::size_t size) {
+  return reply.type == REDIS_REPLY_ARRAY && reply.elements == size;
+}
+
+Result<ChangeId> read_log_id(const redisReply& reply) {
+  if (!is_text(reply)) return unexpected_reply();
+  const Result<ChangeId> id = parse_change_id(text_of(reply));
+  if (id) return *id;
+  return {Code::kRefused, "the log's last id " + std::string(text_of(reply)) +
+                              " is beyond 2^48 - 1, so another program wrote to it; remove the "
+                              "log's key"};
+}
+
+// An absent one is "".
+Result<std::uint64_t> read_ms(const redisReply& reply) {
+  if (!is_text(reply)) return unexpected_reply();
+  std::uint64_t ms = 0;
+  for (const char c : text_of(reply)) {
+    if (c < '0' || c > '9') return unexpected_reply();
+    ms = ms * 10 + static_cast<std::uint64_t>(c - '0');
+  }
+  return ms;
+}
+
+Result<Fetched> read_fetched(const redisReply& reply) {
+  if (!is_array(reply, 4)) return unexpected_reply();
+  const redisReply& value = *reply.element[0];
+  const redisReply& left = *reply.element[1];
+  const Result<ChangeId> last = read_log_id(*reply.element[2]);
+  const Result<std::uint64_t> now = read_ms(*reply.element[3]);
+  if (!last) return last.status();
+  if (!now) return now.status();
+  if (left.type != REDIS_REPLY_INTEGER) return unexpected_reply();
+  if (value.type != REDIS_REPLY_NIL && !is_text(value)) return unexpected_reply();
+  Fetched fetched;
+  // -2: gone between the two questions; a miss, not a value without expiry.
+  if (is_text(value) && left.integer != -2) fetched.value = text_of(value);
+  fetched.ttl_ms = left.integer;
+  fetched.last = *last;
+  fetched.redis_ms = *now;
+  return fetched;
+}
+
+Result<Written> read_written(const redisReply& reply) {
+  if (!is_array(reply, 4)) return unexpected_reply();
+  const Result<ChangeId> id = read_log_id(*reply.element[0]);
+  const Result<ChangeId> prev = read_log_id(*reply.element[1]);
+  const redisReply& outcome = *reply.element[2];
+  const Result<std::uint64_t> expires = read_ms(*reply.element[3]);
+  if (!id) return id.status();
+  if (!prev) return prev.status();
+  if (!expires) return expires.status();
+  Written written;
+  written.id = *id;
+  written.prev = *prev;
+  written.expires_unix_ms = *expires;
+  if (outcome.type == REDIS_REPLY_INTEGER) {
+    written.receivers = static_cast<std::uint64_t>(outcome.integer);
+  } else {
+    written.published = status_of_error(text_of(outcome));
+  }
+  return written;
+}
+
+bool is_noscript(const redisReply& reply) {
+  return reply.type == REDIS_REPLY_ERROR && text_of(reply).starts_with("NOSCRIPT");
+}
+
+struct ScanPage {
+  std::string cursor;
+  std::vector<std::string> keys;
+};
+
+Result<ScanPage> read_page(const redisReply& reply) {
+  if (!is_array(reply, 2) || !is_text(*reply.element[0])) return unexpected_reply();
+  const redisReply& keys = *reply.element[1];
+  if (keys.type != REDIS_REPLY_ARRAY) return unexpected_reply();
+  ScanPage page;
+  page.cursor = text_of(*reply.element[0]);
+  for (std::size_t i = 0; i < keys.elements; ++i) page.keys.emplace_back(text_of(*keys.element[i]));
+  return page;
+}
+
+}  // namespace
+
+Result<ClientOptions> client_options(const Options& options, std::string node_id) {
+  Result<Endpoint> endpoint = parse_endpoint(options.redis.address);
+  if (!endpoint) return endpoint.status();
+  ClientOptions result;
+  result.endpoint = std::move(*endpoint);
+  result.login = {options.redis.username, options.redis.password, options.redis.database};
+  result.timeout = options.redis.timeout;
+  result.channel = options.redis.channel;
+  result.log_max_entries = options.redis.log_max_entries;
+  result.wire_format = options.wire_format;
+  result.sender = std::move(node_id);
+  return result;
+}
+
+// ---- the client -------------------------------------------------------------------------------
+
+Client::Client(ClientOptions options)
+    : options_(std::move(options)),
+      log_key_(sync::log_key(options_.channel)),
+      max_entries_(std::to_string(options_.log_max_entries)),
+      pool_(new Pool(options_.idle_connections_max)) {}
+
+Client::~Client() {
+  Pool* own = pool_.load();
+  if (!own->is_of_this_process()) {
+    // A child that never called. The state of a parent's pool cannot be known, so it is left.
+    own->abandon();
+    return;
+  }
+  own->close_all();
+  delete own;
+}
+
+// This process's pool. In a child the first caller replaces the inherited one.
+Client::Pool& Client::pool() {
+  Pool* current = pool_.load();
+  if (current->is_of_this_process()) return *current;
+  Pool* fresh = new Pool(options_.idle_connections_max);
+  Pool* inherited = current;
+  if (pool_.compare_exchange_strong(current, fresh)) {
+    inherited->abandon();
+    return *fresh;
+  }
+  delete fresh;  // another thread was first
+  return *current;
+}
+
+Deadline Client::deadline() const { return std::chrono::steady_clock::now() + options_.timeout; }
+
+// One command on one connection. `may_repeat`: it failed on a connection that had been idle and
+// closed at that moment.
+Result<Reply> Client::attempt(const Arguments& command, Kind kind, Deadline deadline,
+                              bool& may_repeat) {
+  Pool& pool = this->pool();
+  std::unique_ptr<Connection> connection = pool.take();
+  const bool was_idle = connection != nullptr;
+  if (!was_idle) {
+    Result<std::unique_ptr<Connection>> opened =
+        Connection::open(options_.endpoint, options_.login, deadline);
+    if (!opened) return opened.status();
+    connection = std::move(*opened);
+    pool.note(*connection);
+  }
+  Result<Reply> reply = connection->command(command, deadline);
+  if (reply) {
+    pool.give_back(std::move(connection));
+    return reply;
+  }
+  const bool unknown = kind == Kind::kChange && connection->has_sent();
+  may_repeat = was_idle && connection->was_closed() && !unknown;
+  pool.retire(std::move(connection));
+  if (!unknown) return reply.status();
+  return {reply.code(), reply.status().message() + std::string(kOutcomeUnknown)};
+}
+
+// The reply; an error reply becomes a Status, but for NOSCRIPT.
+Result<Reply> Client::run(const Arguments& command, Kind kind, Deadline deadline) {
+  bool may_repeat = false;
+  Result<Reply> reply = attempt(command, kind, deadline, may_repeat);
+  if (!reply && may_repeat) reply = attempt(command, kind, deadline, may_repeat);
+  if (!reply) return reply;
+  if ((*reply)->type == REDIS_REPLY_ERROR && !is_noscript(**reply)) {
+    return status_of_error(text_of(**reply));
+  }
+  return reply;
+}
+
+// By its hash, and with its text if Redis does not know it (any more): nothing has run then.
+Result<Reply> Client::run_script(const Script& script, std::span<const std::string_view> keys,
+                                 std::span<const std::string_view> arguments, Kind kind) {
+  const Deadline until = deadline();
+  const std::string key_count = std::to_string(keys.size());
+  Arguments command{"EVALSHA", script.sha1, key_count};
+  command.insert(command.end(), keys.begin(), keys.end());
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  Result<Reply> reply = run(command, kind, until);
+  if (!reply || !is_noscript(**reply)) return reply;
+  command[0] = "EVAL";
+  command[1] = script.text;
+  return run(command, kind, until);
+}
+
+Result<Written> Client::change(const Script& script, std::span<const std::string_view> keys,
+                               const Event& event, std::span<const std::string_view> more) {
+  const Result<std::string> nonce = fresh_nonce();
+  if (!nonce) return nonce.status();
+  const std::string head = event_head(event, options_.wire_format);
+  Arguments arguments{max_entries_, *nonce, options_.channel, format_name(options_.wire_format),
+                      head};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  const Result<Reply> reply = run_script(script, keys, arguments, Kind::kChange);
+  if (!reply) return reply.status();
+  return read_written(**reply);
+}
+
+// A cache that overwrote its own log would take every host's history with it.
+Status Client::check_key(std::string_view key) const {
+  if (key != log_key_) return {};
+  return {Code::kRefused, "the key " + log_key_ + " is larder's own log; choose another key"};
+}
+
+Result<Fetched> Client::fetch(std::string_view key) {
+  const std::array<std::string_view, 2> keys{log_key_, key};
+  const Result<Reply> reply = run_script(fill_script(), keys, {}, Kind::kRead);
+  if (!reply) return reply.status();
+  return read_fetched(**reply);
+}
+
+Result<Written> Client::write(const Event& event, std::string_view value,
+                              std::chrono::milliseconds ttl) {
+  if (Status status = check_key(event.key); !status.ok()) return status;
+  const char letter = log_letter(event.action);
+  const std::string ttl_ms = std::to_string(ttl.count());
+  const std::array<std::string_view, 2> keys{log_key_, event.key};
+  const std::array<std::string_view, 3> more{std::string_view(&letter, 1), value, ttl_ms};
+  return change(write_script(), keys, event, more);
+}
+
+Result<Written> Client::set(std::string_view key, std::string_view value,
+                            std::chrono::milliseconds ttl, Announce announce) {
+  if (ttl.count() < 0 || ttl > kTtlMax) {
+    return {Code::kInvalidArgument,
+            "ttl of " + std::to_string(ttl.count()) + " ms; it is 0 (for ever) to 100 years"};
+  }
+  Event event;
+  event.key = key;
+  event.sender = options_.sender;
+  event.database = options_.login.database;
+  event.action = announce == Announce::kValue ? Action::kSet : Action::kInvalidate;
+  if (announce == Announce::kValue) event.value = value;
+  return write(event, value, ttl);
+}
+
+Result<Written> Client::remove(std::string_view key) {
+  Event event;
+  event.action = Action::kDelete;
+  event.key = key;
+  event.sender = options_.sender;
+  event.database = options_.login.database;
+  return write(event, {}, {});
+}
+
+Result<Written> Client::delete_many(const std::vector<std::string>& keys) {
+  Event event;
+  event.action = Action::kDeleteMany;
+  event.sender = options_.sender;
+  event.database = options_.login.database;
+  event.keys = keys;
+  Arguments log_and_keys{log_key_};
+  log_and_keys.insert(log_and_keys.end(), keys.begin(), keys.end());
+  return change(delete_many_script(), log_and_keys, event, {});
+}
+
+Status Client::delete_in_batches(std::vector<std::string> keys, Cleared& cleared) {
+  std::vector<std::string> batch;
+  std::size_t bytes = 0;
+  const auto flush = [&]() -> Status {
+    if (batch.empty()) return {};
+    const Result<Written> written = delete_many(batch);
+    if (!written) return written.status();
+    cleared.removed += batch.size();
+    batch.clear();
+    bytes = 0;
+    return {};
+  };
+  for (std::string& key : keys) {
+    if (key.starts_with(kLogPrefix)) continue;
+    if (batch.size() == kBatchKeys || bytes + key.size() > kBatchBytes) {
+      if (Status status = flush(); !status.ok()) return status;
+    }
+    bytes += key.size();
+    batch.push_back(std::move(key));
+  }
+  return flush();
+}
+
+Result<Cleared> Client::clear_prefix(std::string_view prefix) {
+  if (prefix.empty()) {
+    return {Code::kRefused,
+            "clearing an empty prefix would remove every key of the database; set key_prefix, or "
+            "clear_scope = database"};
+  }
+  const std::string pattern = glob_escaped(prefix) + '*';
+  Cleared cleared;
+  std::string cursor = "0";
+  do {
+    const Result<Reply> reply =
+        run({"SCAN", cursor, "MATCH", pattern, "COUNT", kScanCount}, Kind::kRead, deadline());
+    if (!reply) return reply.status();
+    Result<ScanPage> page = read_page(**reply);
+    if (!page) return page.status();
+    Status status = delete_in_batches(std::move(page->keys), cleared);
+    if (!status.ok()) return status;
+    cursor = std::move(page->cursor);
+  } while (cursor != "0");
+  Result<Written> last = clear_local_copies(prefix);
+  if (!last) return last.status();
+  cleared.last = std::move(*last);
+  return cleared;
+}
+
+Result<Written> Client::clear_local_copies(std::string_view prefix) {
+  Event event;
+  event.action = Action::kClear;
+  event.sender = options_.sender;
+  event.database = options_.login.database;
+  event.prefix = prefix;
+  const std::array<std::string_view, 1> keys{log_key_};
+  const std::array<std::string_view, 1> more{prefix};
+  return change(clear_script(), keys, event, more);
+}
+
+Result<Written> Client::clear_database() {
+  Event event;
+  event.action = Action::kClear;
+  event.sender = options_.sender;
+  event.database = options_.login.database;
+  const std::array<std::string_view, 1> keys{log_key_};
+  return change(clear_database_script(), keys, event, {});
+}
+
+Result<LogEnd> Client::log_end() {
+  const std::array<std::string_view, 1> keys{log_key_};
+  const Result<Reply> reply = run_script(log_end_script(), keys, {}, Kind::kRead);
+  if (!reply) return reply.status();
+  if (!is_array(**reply, 2)) return unexpected_reply();
+  const Result<ChangeId> last = read_log_id(*(*reply)->element[0]);
+  const Result<std::uint64_t> now = read_ms(*(*reply)->element[1]);
+  if (!last) return last.status();
+  if (!now) return now.status();
+  return LogEnd{*last, *now};
+}
+
+Status Client::ping() {
+  const Result<Reply> reply = run({"PING"}, Kind::kRead, deadline());
+  if (!reply) return reply.status();
+  return is_text(**reply) ? Status{} : unexpected_reply();
+}
+
+}  // namespace larder::sync

@@ -1,0 +1,141 @@
+// Calls to Redis: every change is one atomic script that writes, logs and announces it.
+//
+// Threads: every method, from any thread, at the same time; each call in flight has a connection
+//   of its own, and some are kept for the next calls.
+// Fork: a child makes its own connections at its first call; the parent's are closed there without
+//   a word to Redis, and no lock of the parent is touched. The child of a parent whose other
+//   threads were calling may call too.
+// Blocking: a call returns within `timeout`, resolving, connecting and authenticating included.
+//   The exception is `clear_prefix`, which is many calls: each of them is bounded.
+// Retries: none that could repeat a change. A connection that Redis closed while it was idle is
+//   noticed before anything is sent on it. What only reads is asked once more on a new connection.
+// Errors: kUnavailable (cannot be reached, did not answer, cannot serve now), kPermissionDenied
+//   (password or ACL), kRefused (the key or the log holds something else), kInvalidArgument. After
+//   kUnavailable from a change it is not known whether the change was made; its message says so
+//   where that is the case. Passwords appear in no message.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "larder/options.h"
+#include "larder/status.h"
+#include "src/sync/connection.h"
+#include "src/sync/endpoint.h"
+#include "src/sync/event.h"
+#include "src/sync/scripts.h"
+
+namespace larder::sync {
+
+struct ClientOptions {
+  Endpoint endpoint;
+  Login login;
+  std::chrono::milliseconds timeout{1000};
+  std::string channel = "cache:invalidate";
+  std::uint64_t log_max_entries = 100'000;
+  WireFormat wire_format = WireFormat::kJson;
+  std::string sender;                    // the node id, in every event; UTF-8
+  std::size_t idle_connections_max = 8;  // kept open between calls
+};
+
+// From what the caller configured. kInvalidArgument: the address cannot be understood.
+Result<ClientOptions> client_options(const Options& options, std::string node_id);
+
+// How other hosts hear of a new value.
+enum class Announce {
+  kValue,         // it travels in the event
+  kInvalidation,  // they drop their copy and read it when asked
+};
+
+// What Redis held under a key, and the log's end at that very moment.
+struct Fetched {
+  std::optional<std::string> value;
+  std::int64_t ttl_ms = -1;    // left to live; -1: for ever. Without meaning when there is no value
+  ChangeId last;               // {0, 0}: the log is empty
+  std::uint64_t redis_ms = 0;  // Redis' clock
+};
+
+// A change that Redis has made.
+struct Written {
+  ChangeId id;
+  ChangeId prev;
+  std::uint64_t expires_unix_ms = 0;  // Redis' clock; 0: never
+  // Why the event was not published, or ok. The change and its log entry stand in either case;
+  // other hosts notice the missing event by the log.
+  Status published;
+  std::uint64_t receivers = 0;  // subscriptions that got the event
+};
+
+struct Cleared {
+  Written last;               // the closing `clear` event
+  std::uint64_t removed = 0;  // keys named in delete_many events
+};
+
+struct LogEnd {
+  ChangeId last;  // {0, 0}: the log is empty
+  std::uint64_t redis_ms = 0;
+};
+
+class Client {
+ public:
+  explicit Client(ClientOptions options);
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // Keys are whole Redis keys, prefix included.
+  Result<Fetched> fetch(std::string_view key);
+  // `ttl` 0: for ever.
+  Result<Written> set(std::string_view key, std::string_view value, std::chrono::milliseconds ttl,
+                      Announce announce);
+  // Ok also when there was none.
+  Result<Written> remove(std::string_view key);
+
+  // Removes every key that begins with `prefix`, which must not be empty, in batches; each is one
+  // change that names its keys. Keys of logs stay. Ends with the event of clear_local_copies. After
+  // an error some keys may be gone, and their hosts know; the closing event was not sent.
+  Result<Cleared> clear_prefix(std::string_view prefix);
+  // Tells every host to drop its copies under `prefix` (empty: all). Touches no data in Redis.
+  Result<Written> clear_local_copies(std::string_view prefix);
+  // FLUSHDB and the same event for everything.
+  Result<Written> clear_database();
+
+  Result<LogEnd> log_end();
+  Status ping();
+
+  const ClientOptions& options() const noexcept { return options_; }
+  const std::string& log_key() const noexcept { return log_key_; }
+
+ private:
+  class Pool;
+  enum class Kind { kRead, kChange };
+  using Arguments = std::vector<std::string_view>;
+
+  Pool& pool();
+  Deadline deadline() const;
+  Result<Reply> run(const Arguments& command, Kind kind, Deadline deadline);
+  Result<Reply> attempt(const Arguments& command, Kind kind, Deadline deadline, bool& may_repeat);
+  Result<Reply> run_script(const Script& script, std::span<const std::string_view> keys,
+                           std::span<const std::string_view> arguments, Kind kind);
+  Result<Written> change(const Script& script, std::span<const std::string_view> keys,
+                         const Event& event, std::span<const std::string_view> more);
+  Result<Written> write(const Event& event, std::string_view value, std::chrono::milliseconds ttl);
+  Status check_key(std::string_view key) const;
+  Result<Written> delete_many(const std::vector<std::string>& keys);
+  Status delete_in_batches(std::vector<std::string> keys, Cleared& cleared);
+
+  const ClientOptions options_;
+  const std::string log_key_;
+  const std::string max_entries_;
+  std::atomic<Pool*> pool_;  // this process's, once it has called
+};
+
+}  // namespace larder::sync

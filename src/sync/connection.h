@@ -1,0 +1,79 @@
+// One connection to Redis for blocking calls, every step bounded by one deadline.
+//
+// hiredis writes and parses the protocol; the socket is driven here, because hiredis' own blocking
+// calls bound each read and write but not their sum, and may raise SIGPIPE in the host process.
+//
+// Threads: one caller at a time. Fork: a child must not use its parent's connection; it closes the
+// descriptor and lets the rest be. Errors: returned; after any error but one that Redis replied the
+// connection is broken.
+#pragma once
+
+#include <hiredis/hiredis.h>
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "larder/status.h"
+#include "src/sync/endpoint.h"
+
+namespace larder::sync {
+
+struct FreeReply {
+  void operator()(redisReply* reply) const noexcept { freeReplyObject(reply); }
+};
+// A reply of any type, errors included.
+using Reply = std::unique_ptr<redisReply, FreeReply>;
+
+inline std::string_view text_of(const redisReply& reply) noexcept {
+  return reply.str == nullptr ? std::string_view{} : std::string_view(reply.str, reply.len);
+}
+
+struct Login {
+  std::string username;  // empty: the default user
+  std::string password;  // empty: none
+  int database = 0;
+};
+
+class Connection {
+ public:
+  // Connects, authenticates and selects the database.
+  static Result<std::unique_ptr<Connection>> open(const Endpoint& endpoint, const Login& login,
+                                                  Deadline deadline);
+  ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  // Sends one command and reads its reply. A reply that is an error comes back as a reply.
+  Result<Reply> command(std::span<const std::string_view> arguments, Deadline deadline);
+
+  // False once Redis has closed an idle connection, or left bytes that nobody asked for.
+  bool is_usable() const noexcept;
+  // Since the last `command` began, may Redis have seen any of its bytes?
+  bool has_sent() const noexcept { return has_sent_; }
+  // The last `command` failed because the other side closed, not because time ran out.
+  bool was_closed() const noexcept { return was_closed_; }
+  int descriptor() const noexcept { return fd_; }
+
+ private:
+  Connection(int fd, std::string name);
+
+  Status log_in(const Login& login, Deadline deadline);
+  Status send_all(std::string_view bytes, Deadline deadline);
+  Result<Reply> read_reply(Deadline deadline);
+  Status wait_for(short events, Deadline deadline);
+  Status closed(std::string_view why);
+  Status timed_out() const;
+
+  int fd_;
+  std::string name_;  // the endpoint, for messages
+  redisReader* reader_;
+  bool has_sent_ = false;
+  bool was_closed_ = false;
+};
+
+// What an error reply means: a code, Redis' own words, and what to do.
+Status status_of_error(std::string_view text);
+
+}  // namespace larder::sync

@@ -1,0 +1,353 @@
+#include "src/sync/leader.h"
+
+#include <event2/event.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "shm/clock.h"
+#include "src/sync/link.h"
+#include "src/sync/scripts.h"
+#include "src/sync/table_host.h"
+
+namespace larder::sync {
+namespace {
+
+using shm::Counter;
+
+timeval to_timeval(std::chrono::milliseconds ms) {
+  return {static_cast<time_t>(ms.count() / 1000),
+          static_cast<suseconds_t>(ms.count() % 1000 * 1000)};
+}
+
+class Fd {
+ public:
+  Fd() = default;
+  explicit Fd(int fd) : fd_(fd) {}
+  ~Fd() { reset(); }
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  void reset(int fd = -1) {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = fd;
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_ = -1;
+};
+
+struct BaseDeleter {
+  void operator()(event_base* base) const noexcept { event_base_free(base); }
+};
+
+// Everything between winning an election and losing it.
+class Reign final : private SubscriptionListener {
+ public:
+  Reign(shm::Table& table, const LeaderOptions& options, std::uint64_t term, Logger& logger,
+        event_base* base, std::function<void()> resign)
+      : table_(table),
+        log_key_(log_key(options.subscription.channel)),
+        term_(term),
+        logger_(logger),
+        resign_(std::move(resign)),
+        host_(table, term, logger, [this](std::string_view key) { refetch(key); }),
+        follower_(host_, options.follower),
+        subscription_(base, options.subscription, *this) {}
+
+  // A host that nobody follows any more must not look in sync.
+  ~Reign() override {
+    if (table_.term_is_current(term_)) host_.set_in_sync(false);
+  }
+
+  bool is_current() const { return table_.term_is_current(term_); }
+
+  // A former leader that was stopped between its look at the term and its store of the word leaves
+  // its own opinion when it comes back; so ours is repeated.
+  void repeat_in_sync() { host_.set_in_sync(follower_.in_sync()); }
+
+ private:
+  void on_subscribed() override {
+    logger_.log(LogLevel::kInfo, "subscribed");
+    act(follower_.subscribed());
+  }
+  void on_message(std::string_view payload) override { act(follower_.message(payload)); }
+  void on_lost(const Status& reason) override {
+    logger_.log(LogLevel::kWarn, "subscription lost: " + reason.message());
+    act(follower_.lost());
+  }
+
+  void act(Next next) {
+    switch (next) {
+      case Next::kNothing: return;
+      case Next::kResign: return resign_();
+      case Next::kReadLogEnd:
+        // Refused only when the subscription is lost, which the follower is about to hear.
+        (void)subscription_.read_log_end([this](const LogEndAnswer& end) {
+          const auto redis_clock = end.redis_unix_ms - static_cast<std::int64_t>(end.asked_boot_ms);
+          table_.segment().superblock().sync.redis_clock_ms.store(redis_clock,
+                                                                  std::memory_order_relaxed);
+          act(follower_.log_end(end.id));
+        });
+    }
+  }
+
+  // A Go peer's set: its value may already be old when it arrives, so Redis is asked.
+  void refetch(std::string_view key) {
+    const std::string name(key);
+    const shm::Sample sample = table_.sample(name);
+    const std::uint64_t asked_ms = shm::now_ms();
+    (void)subscription_.command({"EVAL", fill_script().text, "2", log_key_, name},
+                                [this, name, sample, asked_ms](const redisReply& reply) {
+                                  keep(name, sample, asked_ms, reply);
+                                });
+  }
+
+  void keep(const std::string& key, const shm::Sample& sample, std::uint64_t asked_ms,
+            const redisReply& reply) {
+    if (reply.type != REDIS_REPLY_ARRAY || reply.elements < 3) return;  // an error: it stays a miss
+    const redisReply& value = *reply.element[0];
+    const redisReply& ttl = *reply.element[1];
+    const redisReply& last = *reply.element[2];
+    if (value.type != REDIS_REPLY_STRING || ttl.type != REDIS_REPLY_INTEGER || ttl.integer == -2) return;
+    const auto reach = parse_change_id({last.str, last.len});
+    if (!reach) return;
+    const std::uint64_t deadline =
+        ttl.integer < 0 ? shm::kNeverExpires : asked_ms + static_cast<std::uint64_t>(ttl.integer);
+    (void)table_.fill({key, {value.str, value.len}, deadline}, sample, *reach);
+  }
+
+  shm::Table& table_;
+  const std::string log_key_;
+  const std::uint64_t term_;
+  Logger& logger_;
+  const std::function<void()> resign_;
+  TableHost host_;
+  Follower follower_;
+  Subscription subscription_;
+};
+
+}  // namespace
+
+class Leader::Loop {
+ public:
+  Loop(shm::Table& table, LeaderOptions options, std::shared_ptr<Logger> logger)
+      : table_(table), options_(std::move(options)), logger_(std::move(logger)) {}
+
+  Status start() {
+    stop_fd_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    base_.reset(event_base_new());
+    if (stop_fd_.get() < 0 || base_ == nullptr) {
+      return {Code::kInternal, std::string("cannot make the sync loop: ") + std::strerror(errno)};
+    }
+    stop_event_.reset(event_new(base_.get(), stop_fd_.get(), EV_READ, on_stop, this));
+    turn_event_.reset(event_new(base_.get(), -1, EV_PERSIST, on_turn, this));
+    resign_event_.reset(event_new(base_.get(), -1, 0, on_resign, this));
+    if (!stop_event_ || !turn_event_ || !resign_event_) {
+      return {Code::kInternal, "cannot make the sync loop: out of memory"};
+    }
+    const timeval turn = to_timeval(options_.heartbeat);
+    event_add(stop_event_.get(), nullptr);
+    event_add(turn_event_.get(), &turn);
+
+    // Here, not in the thread: when nobody leads, what the last leader left must not look in sync
+    // to a read that follows this call.
+    const bool elected = table_.processes().try_lead();
+    if (elected) hot().in_sync.store(0, std::memory_order_release);
+    Status started = start_thread(elected);
+    if (!started.ok() && elected) table_.processes().stop_leading();
+    return started;
+  }
+
+  void stop() {
+    if (!thread_.joinable()) return;
+    const std::uint64_t one = 1;
+    while (::write(stop_fd_.get(), &one, sizeof one) < 0 && errno == EINTR) {
+    }
+    thread_.join();
+  }
+
+ private:
+  static void on_stop(evutil_socket_t, short, void* self) {
+    event_base_loopbreak(static_cast<Loop*>(self)->base_.get());
+  }
+  static void on_turn(evutil_socket_t, short, void* self) { static_cast<Loop*>(self)->turn(); }
+  static void on_death(evutil_socket_t, short, void* self) { static_cast<Loop*>(self)->leader_died(); }
+  static void on_resign(evutil_socket_t, short, void* self) { static_cast<Loop*>(self)->step_down(); }
+
+  Status start_thread(bool elected) {
+    // The program's signals are its own: none is delivered here, SIGPIPE of a dead socket included.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    Status started;
+    try {
+      thread_ = std::thread([this, elected] { run(elected); });
+    } catch (const std::system_error& error) {
+      started = {Code::kInternal, std::string("cannot start the sync thread: ") + error.what() +
+                                      "; raise the limit on threads (ulimit -u, pids.max)"};
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return started;
+  }
+
+  void run(bool elected) {
+    pthread_setname_np(pthread_self(), "larder-sync");
+    if (elected) {
+      take_office(true);
+    } else {
+      stand();
+    }
+    event_base_dispatch(base_.get());
+    step_down();
+    death_event_.reset();
+    death_fd_.reset();
+  }
+
+  // Every heartbeat, whether we lead or not.
+  void turn() {
+    if (reign_) {
+      lead_on();
+    } else {
+      stand();
+    }
+  }
+
+  void lead_on() {
+    if (!reign_->is_current()) return step_down();
+    words().heartbeat.fetch_add(1, std::memory_order_relaxed);
+    reign_->repeat_in_sync();
+    if (++turns_ % kTurnsPerReap == 0) table_.reap();
+    // Elected because the former leader stood still: its lock is ours as soon as it lets go.
+    if (!holds_lock_) holds_lock_ = table_.processes().try_lead();
+  }
+
+  // Stands for election: at once when the lock is free, after a while when its holder stands still.
+  void stand() {
+    if (table_.processes().try_lead()) return take_office(true);
+    if (leader_stands_still()) return take_office(false);
+    watch_leader();
+  }
+
+  bool leader_stands_still() {
+    const std::uint64_t term = words().term.load(std::memory_order_acquire);
+    const std::uint64_t beat = words().heartbeat.load(std::memory_order_relaxed);
+    if (!seen_ || seen_->term != term || seen_->beat != beat) {
+      seen_ = Seen{term, beat, 0};
+      return false;
+    }
+    // Looks, not time: after a suspend, or when the whole group was stopped, the clock has moved on
+    // for a leader that had no more chance to turn than we had.
+    return ++seen_->looks * options_.heartbeat >= options_.heartbeat_lost;
+  }
+
+  void take_office(bool with_lock) {
+    seen_.reset();
+    watched_pid_ = 0;
+    death_event_.reset();
+    death_fd_.reset();
+    if (Status s = table_.join(); !s.ok()) {
+      logger_->log(LogLevel::kError, "cannot lead: " + s.message());
+      if (with_lock) table_.processes().stop_leading();
+      return;
+    }
+    table_.reap();
+    const auto term = table_.begin_term();
+    if (!term) {
+      logger_->log(LogLevel::kError, "cannot lead: " + term.status().message());
+      if (with_lock) table_.processes().stop_leading();
+      return;
+    }
+    holds_lock_ = with_lock;
+    logger_->log(LogLevel::kInfo, "elected, term " + std::to_string(*term) +
+                                      (with_lock ? "" : "; the former leader stands still"));
+    reign_ = std::make_unique<Reign>(table_, options_, *term, *logger_, base_.get(), [this] {
+      // Not from inside the reign's own calls.
+      event_active(resign_event_.get(), EV_TIMEOUT, 0);
+    });
+  }
+
+  void step_down() {
+    if (!reign_) return;
+    if (!reign_->is_current()) logger_->log(LogLevel::kWarn, "another process leads; stepping down");
+    reign_.reset();
+    if (holds_lock_) table_.processes().stop_leading();
+    holds_lock_ = false;
+  }
+
+  // A pidfd becomes readable the moment its process dies, and the lock is free by then. Where the
+  // leader cannot be seen, the turns do.
+  void watch_leader() {
+    const int pid = table_.processes().leader_pid();
+    if (pid == watched_pid_) return;
+    death_event_.reset();
+    death_fd_.reset();
+    watched_pid_ = pid;
+    if (pid == 0 || pid == getpid()) return;
+    death_fd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    if (death_fd_.get() < 0) return;
+    death_event_.reset(event_new(base_.get(), death_fd_.get(), EV_READ, on_death, this));
+    if (death_event_) event_add(death_event_.get(), nullptr);
+  }
+
+  // Who was faster has the lock, but may not have put its name down yet; the dead one's is watched
+  // no more (a zombie's pidfd would wake us again and again), the turns find the new one.
+  void leader_died() {
+    death_event_.reset();
+    death_fd_.reset();
+    stand();
+  }
+
+  shm::HotWords& hot() { return table_.segment().superblock().hot; }
+  shm::SyncWords& words() { return table_.segment().superblock().sync; }
+
+  static constexpr unsigned kTurnsPerReap = 5;
+  struct Seen {
+    std::uint64_t term;
+    std::uint64_t beat;
+    unsigned looks;
+  };
+
+  shm::Table& table_;
+  const LeaderOptions options_;
+  const std::shared_ptr<Logger> logger_;
+  std::unique_ptr<event_base, BaseDeleter> base_;
+  Fd stop_fd_;
+  EventPtr stop_event_;
+  EventPtr turn_event_;
+  EventPtr resign_event_;
+  std::thread thread_;
+
+  // The thread's own.
+  std::unique_ptr<Reign> reign_;
+  bool holds_lock_ = false;
+  unsigned turns_ = 0;
+  std::optional<Seen> seen_;
+  int watched_pid_ = 0;
+  Fd death_fd_;
+  EventPtr death_event_;
+};
+
+Leader::Leader(shm::Table& table, LeaderOptions options, std::shared_ptr<Logger> logger)
+    : loop_(std::make_unique<Loop>(table, std::move(options), std::move(logger))) {}
+
+Leader::~Leader() { stop(); }
+Status Leader::start() { return loop_->start(); }
+void Leader::stop() {
+  if (loop_) loop_->stop();
+}
+
+void Leader::abandon(std::unique_ptr<Leader> inherited) noexcept {
+  if (inherited) (void)inherited.release();
+}
+
+}  // namespace larder::sync

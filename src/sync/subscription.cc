@@ -1,0 +1,243 @@
+#include "src/sync/subscription.h"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <random>
+#include <utility>
+
+#include "shm/clock.h"
+#include "src/sync/event.h"
+#include "src/sync/link.h"
+#include "src/sync/scripts.h"
+
+namespace larder::sync {
+namespace {
+
+using std::chrono::milliseconds;
+
+timeval to_timeval(milliseconds duration) {
+  const auto ms = std::max<std::int64_t>(0, duration.count());
+  return {static_cast<time_t>(ms / 1000), static_cast<suseconds_t>(ms % 1000 * 1000)};
+}
+
+std::string_view text_of(const redisReply* reply) {
+  if (reply->type != REDIS_REPLY_STRING) return {};
+  return {reply->str, static_cast<std::size_t>(reply->len)};
+}
+
+std::optional<std::int64_t> number_of(const redisReply* reply) {
+  const std::string_view text = text_of(reply);
+  std::int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || end != text.data() + text.size() || text.empty()) return {};
+  return number;
+}
+
+Result<LogEndAnswer> parse_log_end(const redisReply& reply) {
+  constexpr const char* kWhat = "cannot read the end of the log";
+  if (reply.type == REDIS_REPLY_ERROR) {
+    return status_of_error_reply(kWhat, {reply.str, static_cast<std::size_t>(reply.len)});
+  }
+  const Status strange(Code::kUnavailable, std::string(kWhat) + ": Redis answered something else");
+  if (reply.type != REDIS_REPLY_ARRAY || reply.elements != 2) return strange;
+  Result<ChangeId> id = parse_change_id(text_of(reply.element[0]));
+  const auto time_ms = number_of(reply.element[1]);
+  if (!id) return {Code::kUnavailable, std::string(kWhat) + ": " + id.status().message()};
+  if (!time_ms) return strange;
+  return LogEndAnswer{*id, *time_ms, 0};
+}
+
+}  // namespace
+
+class Subscription::Impl {
+ public:
+  Impl(event_base* base, SubscriptionOptions options, SubscriptionListener& listener)
+      : options_(std::move(options)),
+        listener_(listener),
+        subscriber_(base, "subscription", options_.timeout,
+                    {[this] { subscriber_ready(); }, [this](const Status& why) { lose(why); },
+                     [this](std::string_view payload) { heard(payload); }}),
+        commander_(base, "command connection", options_.timeout,
+                   {[this] { commander_ready(); }, [this](const Status& why) { lose(why); }, {}}),
+        retry_(evtimer_new(base, &Impl::handle_retry, this)),
+        quiet_(evtimer_new(base, &Impl::handle_quiet, this)),
+        random_(std::random_device{}()) {
+    event_active(retry_.get(), EV_TIMEOUT, 0);
+  }
+
+  bool subscribed() const noexcept { return state_ == State::kSubscribed; }
+
+  bool read_log_end(std::function<void(const LogEndAnswer&)> done) {
+    if (!subscribed()) return false;
+    const std::uint64_t asked = shm::now_ms();
+    commander_.ask({"EVAL", log_end_script().text, "1", log_key(options_.channel)},
+                   [this, asked, done = std::move(done)](const redisReply& reply) {
+                     Result<LogEndAnswer> end = parse_log_end(reply);
+                     if (!end) return lose(end.status());
+                     end->asked_boot_ms = asked;
+                     after_messages([done, end = *end] { done(end); });
+                   });
+    return true;
+  }
+
+  bool command(const std::vector<std::string>& argv, std::function<void(const redisReply&)> done) {
+    if (!subscribed()) return false;
+    commander_.ask(argv, std::move(done));
+    return true;
+  }
+
+  void abandon() noexcept {
+    subscriber_.abandon();
+    commander_.abandon();
+  }
+
+ private:
+  enum class State { kWaiting, kConnecting, kSubscribed };
+
+  // ---- connecting ----
+
+  void connect() {
+    state_ = State::kConnecting;
+    LinkTarget target;
+    target.username = options_.username;
+    target.password = options_.password;
+    target.database = options_.database;
+    if (options_.endpoint.is_unix()) {
+      target.unix_socket = options_.endpoint.unix_socket;
+    } else {
+      Result<std::vector<std::string>> addresses =
+          resolve(options_.endpoint, Link::Clock::now() + options_.timeout);
+      if (!addresses) return lose(addresses.status());
+      // A name may have addresses where nobody listens: each failure tries the next.
+      target.ip = (*addresses)[failures_ % addresses->size()];
+      target.port = options_.endpoint.port;
+    }
+    commander_.open(target);
+    subscriber_.open(target);
+  }
+
+  void commander_ready() {
+    commander_is_ready_ = true;
+    if (confirmed_) begin();
+  }
+
+  void subscriber_ready() {
+    subscriber_.subscribe(options_.channel, [this](const redisReply&) {
+      confirmed_ = true;
+      if (commander_is_ready_) begin();
+    });
+  }
+
+  void begin() {
+    state_ = State::kSubscribed;
+    subscribed_at_ = Link::Clock::now();
+    arm_quiet();
+    listener_.on_subscribed();
+  }
+
+  // ---- losing ----
+
+  void lose(const Status& why) {
+    if (state_ == State::kWaiting) return;
+    // One that breaks at once, again and again, is to be retried as slowly as one that fails.
+    if (subscribed() && Link::Clock::now() - subscribed_at_ >= options_.backoff_last) {
+      failures_ = 0;
+    }
+    state_ = State::kWaiting;
+    commander_is_ready_ = false;
+    confirmed_ = false;
+    subscriber_.close();
+    commander_.close();
+    event_del(quiet_.get());
+    plan_retry();
+    listener_.on_lost(why);
+  }
+
+  void plan_retry() {
+    const auto doublings = std::min<std::uint64_t>(failures_++, 20);
+    const milliseconds whole =
+        std::min(options_.backoff_last, options_.backoff_first * (1 << doublings));
+    std::uniform_int_distribution<std::int64_t> jitter(whole.count() / 2, whole.count());
+    const timeval wait = to_timeval(milliseconds(jitter(random_)));
+    event_add(retry_.get(), &wait);
+  }
+
+  static void handle_retry(evutil_socket_t, short, void* self) noexcept {
+    static_cast<Impl*>(self)->connect();
+  }
+
+  // ---- listening ----
+
+  // Messages that arrive before the command connection stands are of no use to anybody: what they
+  // tell is in the log's end, which is read later.
+  void heard(std::string_view payload) {
+    if (subscribed()) listener_.on_message(payload);
+  }
+
+  // Redis reads this after it answered whatever was asked before, so its confirmation comes behind
+  // every message that it had published by then.
+  void after_messages(std::function<void()> then) {
+    subscriber_.subscribe(options_.channel,
+                          [then = std::move(then)](const redisReply&) { then(); });
+  }
+
+  void ask_if_quiet() {
+    const auto quiet_since = Link::Clock::now() - options_.quiet;
+    if (subscriber_.last_heard() <= quiet_since) after_messages([] {});
+    if (commander_.last_heard() <= quiet_since) commander_.ask({"PING"}, {});
+    arm_quiet();
+  }
+
+  void arm_quiet() {
+    const auto now = Link::Clock::now();
+    const auto oldest = std::min(subscriber_.last_heard(), commander_.last_heard());
+    auto wait = std::chrono::ceil<milliseconds>(oldest + options_.quiet - now);
+    if (wait <= milliseconds(0)) wait = options_.quiet;  // asked just now
+    const timeval time = to_timeval(wait);
+    event_add(quiet_.get(), &time);
+  }
+
+  static void handle_quiet(evutil_socket_t, short, void* self) noexcept {
+    static_cast<Impl*>(self)->ask_if_quiet();
+  }
+
+  const SubscriptionOptions options_;
+  SubscriptionListener& listener_;
+  State state_ = State::kConnecting;
+  bool confirmed_ = false;
+  bool commander_is_ready_ = false;
+  std::uint64_t failures_ = 0;  // since the last subscription that lasted
+  Link::Clock::time_point subscribed_at_{};
+
+  Link subscriber_;
+  Link commander_;
+  EventPtr retry_;
+  EventPtr quiet_;
+  std::minstd_rand random_;
+};
+
+Subscription::Subscription(event_base* base, SubscriptionOptions options,
+                           SubscriptionListener& listener)
+    : impl_(std::make_unique<Impl>(base, std::move(options), listener)) {}
+
+Subscription::~Subscription() = default;
+
+bool Subscription::subscribed() const noexcept { return impl_ != nullptr && impl_->subscribed(); }
+
+bool Subscription::read_log_end(std::function<void(const LogEndAnswer&)> done) {
+  return impl_ != nullptr && impl_->read_log_end(std::move(done));
+}
+
+bool Subscription::command(const std::vector<std::string>& argv,
+                           std::function<void(const redisReply&)> done) {
+  return impl_ != nullptr && impl_->command(argv, std::move(done));
+}
+
+void Subscription::abandon() noexcept {
+  if (impl_ == nullptr) return;
+  impl_->abandon();
+  (void)impl_.release();
+}
+
+}  // namespace larder::sync

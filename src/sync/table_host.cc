@@ -1,0 +1,80 @@
+#include "src/sync/table_host.h"
+
+#include <algorithm>
+
+#include "shm/clock.h"
+
+namespace larder::sync {
+
+using shm::Applied;
+using shm::Change;
+using shm::Counter;
+
+std::uint64_t local_deadline_ms(const shm::SyncWords& words, std::uint64_t expires_unix_ms) noexcept {
+  if (expires_unix_ms == 0) return shm::kNeverExpires;
+  const std::int64_t difference = words.redis_clock_ms.load(std::memory_order_relaxed);
+  // Unsigned, because both come from outside and their difference may not fit.
+  const auto deadline =
+      static_cast<std::int64_t>(expires_unix_ms - static_cast<std::uint64_t>(difference));
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(deadline, 1));  // past, but not "never"
+}
+
+bool TableHost::leading() { return table_.term_is_current(term_); }
+
+void TableHost::set_head(ChangeId id) {
+  words().head_seq.store(id.seq, std::memory_order_release);
+}
+
+ApplyOutcome TableHost::apply(const Event& event) {
+  Change change;
+  change.id = event.id;
+  change.record.key = event.key;
+  if (event.action == Action::kSet) {
+    const std::uint64_t deadline = local_deadline_ms(words(), event.expires_unix_ms);
+    if (deadline == shm::kNeverExpires || deadline > shm::now_ms()) {
+      change.kind = Change::Kind::kSet;
+      change.record.value = event.value;
+      change.record.expires_ms = deadline;
+    }
+  }
+  switch (table_.apply(change, term_)) {
+    case Applied::kApplied: return ApplyOutcome::kApplied;
+    case Applied::kOld: return ApplyOutcome::kOld;
+    case Applied::kDeferred: return ApplyOutcome::kDeferred;
+    case Applied::kStaleTerm: break;
+  }
+  return ApplyOutcome::kStaleTerm;
+}
+
+void TableHost::set_cursor(ChangeId id) {
+  words().cursor_nonce.store(id.nonce, std::memory_order_relaxed);
+  words().cursor_seq.store(id.seq, std::memory_order_release);
+}
+
+void TableHost::raise_epoch(RaiseReason reason) {
+  const std::uint64_t epoch = table_.raise_epoch();
+  logger_.log(LogLevel::kInfo, "everything held was dropped (" + std::string(reason_name(reason)) +
+                                   "): events may have been missed; epoch " +
+                                   std::to_string(epoch));
+}
+
+void TableHost::raise_floor(std::uint64_t seq) {
+  table_.raise_floor(hot().epoch.load(std::memory_order_acquire), seq);
+}
+
+void TableHost::clear_all() {
+  table_.raise_epoch();
+  table_.count(Counter::kClears);
+}
+
+bool TableHost::holds(std::string_view key) { return table_.contains(key); }
+void TableHost::refetch(std::string_view key) { refetch_(key); }
+
+void TableHost::set_in_sync(bool in_sync) {
+  hot().in_sync.store(in_sync ? 1 : 0, std::memory_order_release);
+}
+
+void TableHost::count(Counter counter) { table_.count(counter); }
+void TableHost::log(LogLevel level, std::string_view message) { logger_.log(level, message); }
+
+}  // namespace larder::sync

@@ -1,0 +1,50 @@
+// The follower's Host over a real table: what an event does to a segment.
+//
+// Threads: the leader's loop only.  Fork, crash: as Table.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "larder/logger.h"
+#include "shm/table.h"
+#include "src/sync/follower.h"
+
+namespace larder::sync {
+
+class TableHost final : public Host {
+ public:
+  // Writes under `term` only. `refetch` asks Redis for a key, later.
+  TableHost(shm::Table& table, std::uint64_t term, Logger& logger,
+            std::function<void(std::string_view)> refetch)
+      : table_(table), term_(term), logger_(logger), refetch_(std::move(refetch)) {}
+
+  bool leading() override;
+  void set_head(ChangeId id) override;
+  ApplyOutcome apply(const Event& event) override;
+  void set_cursor(ChangeId id) override;
+  void raise_epoch(RaiseReason reason) override;
+  void raise_floor(std::uint64_t seq) override;
+  void clear_all() override;
+  bool holds(std::string_view key) override;
+  void refetch(std::string_view key) override;
+  void set_in_sync(bool in_sync) override;
+  void count(shm::Counter counter) override;
+  void log(LogLevel level, std::string_view message) override;
+
+ private:
+  shm::HotWords& hot() { return table_.segment().superblock().hot; }
+  shm::SyncWords& words() { return table_.segment().superblock().sync; }
+
+  shm::Table& table_;
+  const std::uint64_t term_;
+  Logger& logger_;
+  const std::function<void(std::string_view)> refetch_;
+};
+
+// A deadline in Redis' clock as one in CLOCK_BOOTTIME, by the segment's last measurement of the
+// difference. 0 stays 0: never.
+std::uint64_t local_deadline_ms(const shm::SyncWords& words, std::uint64_t expires_unix_ms) noexcept;
+
+}  // namespace larder::sync
