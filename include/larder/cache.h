@@ -48,7 +48,7 @@ struct Lookup {
   bool hit() const noexcept { return source != Source::kNone; }
 };
 
-class Cache {
+class LARDER_API Cache {
  public:
   // Creates the segment or attaches to it. Does not ask Redis: a cache opens while Redis is down.
   // Fails with kInvalidArgument (options), kNoSpace (no room: how much is needed and free),
@@ -69,6 +69,9 @@ class Cache {
   Result<Lookup> get(std::string_view key);
   // The same into `lookup`, whose string's memory is reused.
   Status get(std::string_view key, Lookup& lookup);
+
+  // From shared memory only; never asks Redis, never blocks.
+  Status get_local(std::string_view key, Lookup& lookup);
 
   // Writes to Redis, pushes the value into every host's memory. `ttl` 0: `default_ttl`.
   // When it returns an error nothing is claimed about Redis, and no local copy is left behind.

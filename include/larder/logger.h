@@ -8,19 +8,21 @@
 #include <memory>
 #include <string_view>
 
+#include "larder/status.h"
+
 namespace larder {
 
 enum class LogLevel { kDebug, kInfo, kWarn, kError };
 
-std::string_view level_name(LogLevel level) noexcept;  // "debug", "info", "warn", "error"
+LARDER_API std::string_view level_name(LogLevel level) noexcept;  // "debug", "info", "warn", "error"
 
-class Logger {
+class LARDER_API Logger {
  public:
   virtual ~Logger() = default;
   virtual void log(LogLevel level, std::string_view message) = 0;
 };
 
 // One line a message on standard error, "larder[pid] warn: ...", from `least` on.
-std::shared_ptr<Logger> console_logger(LogLevel least = LogLevel::kInfo);
+LARDER_API std::shared_ptr<Logger> console_logger(LogLevel least = LogLevel::kInfo);
 
 }  // namespace larder

@@ -96,6 +96,6 @@ struct Options {
 };
 
 // Ok, or the first field that cannot work.
-Status validate(const Options& options);
+LARDER_API Status validate(const Options& options);
 
 }  // namespace larder

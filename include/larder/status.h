@@ -12,6 +12,9 @@
 #include <string_view>
 #include <utility>
 
+// Part of the shared library's interface; everything else is hidden.
+#define LARDER_API [[gnu::visibility("default")]]
+
 namespace larder {
 
 enum class Code {
@@ -32,9 +35,9 @@ enum class Code {
 };
 
 // The name of a code, as printed in logs and by the tools: "invalid_argument".
-std::string_view code_name(Code code) noexcept;
+LARDER_API std::string_view code_name(Code code) noexcept;
 
-class [[nodiscard]] Status {
+class [[nodiscard]] LARDER_API Status {
  public:
   Status() = default;  // ok
   Status(Code code, std::string message) : code_(code), message_(std::move(message)) {}

@@ -1,0 +1,487 @@
+// The two levels: shared memory first, Redis behind it.
+//
+// The order of work, which everything rests on:
+//   read    look in the segment; else note a sample, ask Redis, keep the answer under the sample
+//   change  note a sample, change Redis (which logs and announces it), then the copy here
+// A change that Redis refused, or did not answer, leaves no copy here and is not repeated.
+#include "larder/cache.h"
+
+#include <limits.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "shm/clock.h"
+#include "shm/fork.h"
+#include "shm/inspect.h"
+#include "shm/lock_file.h"
+#include "shm/table.h"
+#include "src/sync/client.h"
+#include "src/sync/leader.h"
+
+namespace larder {
+namespace {
+
+using shm::Counter;
+using shm::Stored;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kTtlMax{100ll * 366 * 24 * 3'600 * 1'000};
+constexpr milliseconds kSubscriptionTimeoutLeast{500};
+constexpr milliseconds kSubscriptionTimeoutMost{2000};
+
+class SilentLogger final : public Logger {
+ public:
+  void log(LogLevel, std::string_view) override {}
+};
+
+// One "name=value" line of the segment's binding; bytes that could end it early are escaped.
+std::string binding_line(std::string_view name, std::string_view value) {
+  std::string line(name);
+  line += '=';
+  for (const char c : value) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte > 0x20 && byte < 0x7f && c != '%') {
+      line += c;
+    } else {
+      char escaped[4];
+      std::snprintf(escaped, sizeof escaped, "%%%02X", byte);
+      line += escaped;
+    }
+  }
+  return line += '\n';
+}
+
+// What every process that shares a segment must agree on.
+std::string binding_of(const Options& options) {
+  const RedisOptions& redis = options.redis;
+  if (redis.address.empty()) return binding_line("redis", "") + binding_line("prefix", options.key_prefix);
+  return binding_line("redis", redis.address) +
+         binding_line("database", std::to_string(redis.database)) +
+         binding_line("channel", redis.channel) + binding_line("prefix", options.key_prefix) +
+         binding_line("wire", options.wire_format == WireFormat::kMsgpack ? "msgpack" : "json");
+}
+
+shm::SegmentOptions segment_options(const Options& options) {
+  shm::SegmentOptions segment;
+  segment.directory = options.directory;
+  segment.name = options.name;
+  segment.bytes = options.segment_bytes;
+  segment.policy = static_cast<std::uint32_t>(options.policy);
+  segment.mode = options.mode;
+  segment.owner = options.owner;
+  segment.binding = binding_of(options);
+  return segment;
+}
+
+std::string make_node_id(const Options& options) {
+  std::string id = options.node_id;
+  if (const char* pod = std::getenv("POD_NAME"); id.empty() && pod != nullptr) id = pod;
+  if (id.empty()) {
+    char host[HOST_NAME_MAX + 1] = {};
+    id = gethostname(host, sizeof host - 1) == 0 && host[0] != 0 ? host : "host";
+  }
+  std::uint32_t random = 0;
+  while (getrandom(&random, sizeof random, 0) != sizeof random) {
+  }
+  char suffix[12];
+  std::snprintf(suffix, sizeof suffix, "-%08x", random);
+  return id + suffix;
+}
+
+sync::LeaderOptions leader_options(const Options& options, const sync::Endpoint& endpoint) {
+  sync::LeaderOptions leader;
+  leader.subscription.endpoint = endpoint;
+  leader.subscription.username = options.redis.username;
+  leader.subscription.password = options.redis.password;
+  leader.subscription.database = options.redis.database;
+  leader.subscription.channel = options.redis.channel;
+  // Nobody waits for the subscription, so it can bear more than an impatient caller; but it must
+  // know of a loss before it is itself taken for stopped.
+  leader.subscription.timeout =
+      std::clamp(options.redis.timeout, kSubscriptionTimeoutLeast, kSubscriptionTimeoutMost);
+  leader.follower.database = options.redis.database;
+  leader.follower.key_prefix = options.key_prefix;
+  leader.follower.go_peers = options.go_peers;
+  return leader;
+}
+
+std::uint64_t deadline_after(std::uint64_t asked_ms, milliseconds ttl) {
+  return ttl.count() <= 0 ? shm::kNeverExpires : asked_ms + static_cast<std::uint64_t>(ttl.count());
+}
+
+}  // namespace
+
+class Cache::Impl {
+ public:
+  Impl(Options options, std::string node_id, std::shared_ptr<shm::Segment> segment,
+       std::optional<sync::ClientOptions> client)
+      : options_(std::move(options)),
+        logger_(options_.logger ? options_.logger : std::make_shared<SilentLogger>()),
+        node_id_(std::move(node_id)),
+        table_(std::move(segment), {options_.lock_timeout}) {
+    if (!client) return;
+    leader_options_ = leader_options(options_, client->endpoint);
+    client_.emplace(std::move(*client));
+    distrust_the_departed();
+  }
+
+  ~Impl() {
+    // A child that never called has inherited the parent's thread object, but not the thread.
+    if (started_generation_.load(std::memory_order_acquire) != shm::fork_generation()) {
+      sync::Leader::abandon(std::move(leader_));
+    }
+  }
+
+  Status start() {
+    // acquire: pairs with the release below.
+    if (started_generation_.load(std::memory_order_acquire) == shm::fork_generation()) [[likely]] {
+      return {};
+    }
+    return start_in_this_process();
+  }
+
+  // ---- reading ----
+
+  Status get_local(std::string_view key, Lookup& lookup) {
+    lookup.source = Source::kNone;
+    lookup.stale = false;
+    if (Status s = check_key(key); !s.ok()) {
+      lookup.value.clear();
+      return s;
+    }
+    // Before the value is read: a leader that comes back in between drops what is older than its
+    // word, but not what we have copied already.
+    const bool was_in_sync = in_sync();
+    if (!table_.get(full_key(key), lookup.value)) {
+      lookup.value.clear();
+      return {};
+    }
+    lookup.source = Source::kLocal;
+    if (!was_in_sync) {
+      lookup.stale = true;
+      table_.count(Counter::kStaleHits);
+    }
+    return {};
+  }
+
+  Status get(std::string_view key, Lookup& lookup) {
+    // A process that cannot join still reads: what it finds is as good.
+    (void)start();
+    if (Status s = get_local(key, lookup); !s.ok() || lookup.hit() || !client_) return s;
+    return fetch(full_key(key), lookup);
+  }
+
+  // ---- changing ----
+
+  Status set(std::string_view key, std::string_view value, milliseconds ttl, sync::Announce announce) {
+    if (Status s = check_change(key); !s.ok()) return s;
+    if (value.size() > options_.value_max_bytes) {
+      return {Code::kTooLarge, "a value of " + std::to_string(value.size()) +
+                                   " bytes exceeds value_max_bytes = " +
+                                   std::to_string(options_.value_max_bytes)};
+    }
+    if (ttl.count() < 0) return {Code::kInvalidArgument, "ttl is negative; 0 means default_ttl"};
+    if (ttl > kTtlMax) return {Code::kInvalidArgument, "ttl is longer than 100 years"};
+    if (ttl.count() == 0) ttl = options_.default_ttl;
+    if (value.size() > options_.push_max_bytes) announce = sync::Announce::kInvalidation;
+
+    const std::string_view name = full_key(key);
+    const shm::Sample sample = table_.sample(name);
+    const std::uint64_t deadline = deadline_after(shm::now_ms(), ttl);
+    table_.count(Counter::kSets);
+    if (!client_) return set_local_only({name, value, deadline}, sample);
+
+    const auto written = client_->set(name, value, ttl, announce);
+    if (!written) return failed_change(name, written.status());
+    report_unpublished(*written);
+    // Refused, too large or busy: then there is no copy here that could be older.
+    (void)table_.set({name, value, deadline}, sample, written->id);
+    return {};
+  }
+
+  Status remove(std::string_view key) {
+    if (Status s = check_change(key); !s.ok()) return s;
+    const std::string_view name = full_key(key);
+    table_.count(Counter::kRemoves);
+    if (!client_) {
+      if (table_.drop(name) == Stored::kBusy) return busy();
+      return {};
+    }
+    const shm::Sample sample = table_.sample(name);
+    const auto written = client_->remove(name);
+    if (!written) return failed_change(name, written.status());
+    report_unpublished(*written);
+    (void)table_.remove(name, sample, written->id);
+    return {};
+  }
+
+  Status clear() {
+    if (Status s = start(); !s.ok()) return s;
+    table_.count(Counter::kClears);
+    if (!client_) {
+      table_.raise_epoch();
+      return {};
+    }
+    const std::uint64_t epoch = hot().epoch.load(std::memory_order_acquire);
+    if (options_.clear_scope == ClearScope::kDatabase) {
+      return cleared(client_->clear_database(), epoch);
+    }
+    if (!options_.key_prefix.empty()) {
+      const auto done = client_->clear_prefix(options_.key_prefix);
+      if (!done) return cleared(done.status(), epoch);
+      return cleared(done->last, epoch);
+    }
+    if (Status s = cleared(client_->clear_local_copies(""), epoch); !s.ok()) return s;
+    return {Code::kRefused,
+            "every local copy was dropped on every host, but Redis was left alone, because without "
+            "a key_prefix its keys cannot be told from other applications'; set key_prefix, or set "
+            "clear_scope to database to allow FLUSHDB"};
+  }
+
+  // ---- looking ----
+
+  Stats stats() {
+    const shm::Totals t = shm::totals(table_.segment());
+    Stats s;
+    s.local_hits = t[Counter::kLocalHits];
+    s.local_misses = t[Counter::kLocalMisses];
+    s.remote_hits = t[Counter::kRemoteHits];
+    s.remote_misses = t[Counter::kRemoteMisses];
+    s.remote_errors = t[Counter::kRemoteErrors];
+    s.stale_hits = t[Counter::kStaleHits];
+    s.sets = t[Counter::kSets];
+    s.removes = t[Counter::kRemoves];
+    s.clears = t[Counter::kClears];
+    s.stored = t[Counter::kStored];
+    s.stores_refused = t[Counter::kStoresRefused];
+    s.too_large = t[Counter::kTooLarge];
+    s.evictions = t[Counter::kEvictions];
+    s.expirations = t[Counter::kExpirations];
+    s.lock_timeouts = t[Counter::kLockTimeouts];
+    s.takeovers = t[Counter::kTakeovers];
+    s.wipes = t[Counter::kWipes];
+    s.events_applied = t[Counter::kEventsApplied];
+    s.events_old = t[Counter::kEventsOld];
+    s.events_without_id = t[Counter::kEventsWithoutId];
+    s.events_malformed = t[Counter::kEventsMalformed];
+    s.events_foreign = t[Counter::kEventsForeign];
+    s.epoch_raises = t[Counter::kEpochRaises];
+    s.leader_changes = t[Counter::kLeaderChanges];
+    s.stale_term_writes = t[Counter::kStaleTermWrites];
+    s.locks_lost = t[Counter::kLocksLost];
+    s.segment_bytes = table_.segment().geometry().segment_bytes;
+    s.page_bytes_total = t.page_bytes;
+    s.used_bytes = t.used_bytes;
+    s.live_bytes = t.live_bytes;
+    s.entries = t.entries;
+    s.processes = t.processes;
+    s.epoch = hot().epoch.load(std::memory_order_relaxed);
+    s.in_sync = in_sync();
+    return s;
+  }
+
+  bool in_sync() noexcept {
+    return !client_ || hot().in_sync.load(std::memory_order_acquire) != 0;
+  }
+  const Options& options() const noexcept { return options_; }
+  const std::string& node_id() const noexcept { return node_id_; }
+
+ private:
+  shm::HotWords& hot() { return table_.segment().superblock().hot; }
+
+  // Who led before may have died without a word: what it left is not in sync.
+  void distrust_the_departed() {
+    shm::Segment& segment = table_.segment();
+    if (segment.lock_file()->held_by_other(segment.geometry().place_count)) return;
+    if (!table_.processes().try_lead()) return;  // a thread of ours leads
+    hot().in_sync.store(0, std::memory_order_release);
+    table_.processes().stop_leading();
+  }
+
+  Status start_in_this_process() {
+    std::lock_guard hold(start_mutex_);
+    const std::uint64_t here = shm::fork_generation();
+    if (started_generation_.load(std::memory_order_acquire) == here) return {};
+    if (Status s = table_.join(); !s.ok()) return s;
+    if (client_) {
+      sync::Leader::abandon(std::move(leader_));  // a parent's
+      auto leader = std::make_unique<sync::Leader>(table_, leader_options_, logger_);
+      if (Status s = leader->start(); !s.ok()) return s;
+      leader_ = std::move(leader);
+    }
+    started_generation_.store(here, std::memory_order_release);
+    return {};
+  }
+
+  Status check_key(std::string_view key) const {
+    const std::size_t bytes = options_.key_prefix.size() + key.size();
+    if (!key.empty() && bytes <= kKeyMaxBytes) [[likely]] return {};
+    return {Code::kInvalidArgument,
+            (key.empty() ? std::string("the key is empty")
+                         : "the key has " + std::to_string(bytes) + " bytes with its prefix") +
+                "; a key has 1 to " + std::to_string(kKeyMaxBytes) + " bytes"};
+  }
+
+  Status check_change(std::string_view key) {
+    if (Status s = check_key(key); !s.ok()) return s;
+    return start();
+  }
+
+  // Prefix and key. The bytes live until the thread's next call.
+  std::string_view full_key(std::string_view key) const {
+    if (options_.key_prefix.empty()) return key;
+    thread_local std::string name;
+    name.assign(options_.key_prefix).append(key);
+    return name;
+  }
+
+  Status fetch(std::string_view name, Lookup& lookup) {
+    const shm::Sample sample = table_.sample(name);
+    const std::uint64_t asked_ms = shm::now_ms();
+    auto fetched = client_->fetch(name);
+    if (!fetched) {
+      table_.count(Counter::kRemoteErrors);
+      return fetched.status();
+    }
+    if (!fetched->value) {
+      table_.count(Counter::kRemoteMisses);
+      return {};
+    }
+    table_.count(Counter::kRemoteHits);
+    lookup.source = Source::kRemote;
+    lookup.value = std::move(*fetched->value);
+    const milliseconds ttl{fetched->ttl_ms < 0 ? 0 : std::max<std::int64_t>(fetched->ttl_ms, 1)};
+    (void)table_.fill({name, lookup.value, deadline_after(asked_ms, ttl)}, sample, fetched->last);
+    return {};
+  }
+
+  Status set_local_only(const shm::Record& record, const shm::Sample& sample) {
+    switch (table_.set(record, sample, {})) {
+      case Stored::kStored:
+      case Stored::kRefused: return {};  // cleared in the same moment
+      case Stored::kTooLarge:
+        return {Code::kTooLarge, "key and value together exceed a page of the segment (" +
+                                     std::to_string(table_.segment().geometry().page_bytes) +
+                                     " bytes), and there is no Redis to keep them"};
+      case Stored::kBusy: break;
+    }
+    return busy();
+  }
+
+  Status busy() const {
+    return {Code::kBusy, "a part of the segment was held by another process for longer than "
+                         "lock_timeout; the key is a miss until that part was emptied"};
+  }
+
+  // It may or may not have happened: what is held of the key may be old now.
+  Status failed_change(std::string_view name, const Status& why) {
+    table_.count(Counter::kRemoteErrors);
+    (void)table_.drop(name);
+    return why;
+  }
+
+  void report_unpublished(const sync::Written& written) {
+    if (written.published.ok()) return;
+    logger_->log(LogLevel::kError, "a change was made but not announced; other hosts notice at the "
+                                   "next one: " + written.published.message());
+  }
+
+  Status cleared(const Result<sync::Written>& written, std::uint64_t epoch) {
+    if (!written) {
+      table_.count(Counter::kRemoteErrors);
+      table_.raise_epoch();  // some of it may have happened
+      return written.status();
+    }
+    report_unpublished(*written);
+    table_.raise_floor(epoch, written->id.seq);
+    return {};
+  }
+
+  const Options options_;
+  const std::shared_ptr<Logger> logger_;
+  const std::string node_id_;
+  shm::Table table_;
+  std::optional<sync::Client> client_;
+  sync::LeaderOptions leader_options_;
+  shm::ForkMutex start_mutex_;
+  std::atomic<std::uint64_t> started_generation_{0};
+  std::unique_ptr<sync::Leader> leader_;  // last: its thread uses everything above
+};
+
+Cache::Cache(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Cache::Cache(Cache&&) noexcept = default;
+Cache& Cache::operator=(Cache&&) noexcept = default;
+Cache::~Cache() = default;
+
+Result<Cache> Cache::open(const Options& options) {
+  if (Status s = validate(options); !s.ok()) return s;
+  std::string node_id = make_node_id(options);
+  std::optional<sync::ClientOptions> client;
+  if (!options.redis.address.empty()) {
+    auto made = sync::client_options(options, node_id);
+    if (!made) return made.status();
+    client = std::move(*made);
+  }
+  auto segment = shm::Segment::open(segment_options(options));
+  if (!segment) return segment.status();
+
+  const shm::Superblock& block = (*segment)->superblock();
+  if (options.logger && block.geometry.segment_bytes != options.segment_bytes) {
+    options.logger->log(LogLevel::kWarn,
+                        "the running segment has " + std::to_string(block.geometry.segment_bytes) +
+                            " bytes, not " + std::to_string(options.segment_bytes) +
+                            "; it is used as it is");
+  }
+  if (options.logger && block.policy != static_cast<std::uint32_t>(options.policy)) {
+    options.logger->log(LogLevel::kWarn, "the running segment has another policy; it is used as it is");
+  }
+  return Cache(std::make_unique<Impl>(options, std::move(node_id), std::move(*segment),
+                                      std::move(client)));
+}
+
+namespace {
+Status closed() { return {Code::kClosed, "this cache object was moved from"}; }
+}  // namespace
+
+Status Cache::start() { return impl_ ? impl_->start() : closed(); }
+
+Result<Lookup> Cache::get(std::string_view key) {
+  Lookup lookup;
+  if (Status s = get(key, lookup); !s.ok()) return s;
+  return lookup;
+}
+Status Cache::get(std::string_view key, Lookup& lookup) {
+  return impl_ ? impl_->get(key, lookup) : closed();
+}
+Status Cache::get_local(std::string_view key, Lookup& lookup) {
+  return impl_ ? impl_->get_local(key, lookup) : closed();
+}
+Status Cache::set(std::string_view key, std::string_view value, milliseconds ttl) {
+  return impl_ ? impl_->set(key, value, ttl, sync::Announce::kValue) : closed();
+}
+Status Cache::set_with_invalidate(std::string_view key, std::string_view value, milliseconds ttl) {
+  return impl_ ? impl_->set(key, value, ttl, sync::Announce::kInvalidation) : closed();
+}
+Status Cache::remove(std::string_view key) { return impl_ ? impl_->remove(key) : closed(); }
+Status Cache::clear() { return impl_ ? impl_->clear() : closed(); }
+
+Stats Cache::stats() const { return impl_ ? impl_->stats() : Stats(); }
+bool Cache::in_sync() const noexcept { return impl_ && impl_->in_sync(); }
+const Options& Cache::options() const noexcept {
+  static const Options none;
+  return impl_ ? impl_->options() : none;
+}
+const std::string& Cache::node_id() const noexcept {
+  static const std::string none;
+  return impl_ ? impl_->node_id() : none;
+}
+
+}  // namespace larder
