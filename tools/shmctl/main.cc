@@ -1,0 +1,120 @@
+// shmctl: looks into the shared-memory segments of larder.
+//
+// Start reading here, then commands.cc (what each command shows), health.cc (who is alive).
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include "tools/shmctl/commands.h"
+
+namespace {
+
+using larder::tools::Arguments;
+
+constexpr const char* kFooter =
+    "NAME is a segment of the directory; with a slash it is a path, also of a copied file.\n"
+    "Every command but rm only looks: it maps the file read-only and takes no lock.\n"
+    "A key or name that starts with '-' goes after '--'.\n"
+    "\n"
+    "Exit status: 0 fine; 1 degraded (stripes bypassed or locked by the dead), no such key, or in\n"
+    "use and not removed; 2 broken, invariants are violated; 3 cannot attach, the message says why;\n"
+    "4 wrong usage, or the output could not be written.";
+
+// A peer that truncates the file while we read it takes the memory away from under us.
+void on_bus_error(int) {
+  constexpr char kMessage[] = "shmctl: the file was truncated while it was read; try again\n";
+  (void)!write(STDERR_FILENO, kMessage, sizeof kMessage - 1);
+  _exit(larder::tools::kCannotAttach);
+}
+
+using Command = int (*)(const Arguments&);
+
+class Program {
+ public:
+  Program() : app_("Looks into the shared-memory segments of larder.", "shmctl") {
+    app_.footer(kFooter);
+    app_.fallthrough();
+    app_.require_subcommand(1);
+    app_.add_option("--directory", arguments_.directory, "where the segments are")
+        ->capture_default_str();
+    declare();
+  }
+
+  int run(int argc, char** argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      return app_.exit(error) == 0 ? larder::tools::kFine : larder::tools::kUsage;
+    }
+    if (arguments_.directory.empty() || arguments_.target.empty()) {
+      return larder::tools::fail(arguments_, larder::tools::kUsage, "an empty name; see --help");
+    }
+    const int exit = chosen_(arguments_);
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit;
+    std::fprintf(stderr, "shmctl: the output could not be written\n");
+    return larder::tools::kUsage;
+  }
+
+ private:
+  CLI::App& add(const char* name, const char* what, Command command) {
+    CLI::App& sub = *app_.add_subcommand(name, what);
+    sub.add_flag("--json", arguments_.json, "print JSON");
+    sub.callback([this, command] { chosen_ = command; });
+    return sub;
+  }
+  CLI::Option& add_target(CLI::App& sub) {
+    return *sub.add_option("NAME|PATH", arguments_.target, "segment")->capture_default_str();
+  }
+
+  void declare() {
+    namespace tools = larder::tools;
+    add("list", "the segments of the directory", tools::list);
+    add_target(add("info", "what it was made for, geometry, layout", tools::info));
+    add_target(add("stat", "counters, hit ratio, where its bytes are", tools::stat));
+
+    CLI::App& keys = add("keys", "the keys that would be served, in no order", tools::keys);
+    add_target(keys);
+    keys.add_option("--prefix", arguments_.prefix, "only keys that start so");
+    keys.add_option("--limit", arguments_.limit, "at most so many; 0: all")
+        ->check(CLI::Range(std::int64_t{0}, INT64_MAX))
+        ->capture_default_str();
+    keys.add_flag("--all", arguments_.all, "expired and flushed entries too, with their state");
+
+    CLI::App& get = add("get", "the value of a key, as it is", tools::get);
+    add_target(get).required();
+    get.add_option("KEY", arguments_.key, "key, prefix included")->required();
+
+    add_target(add("procs", "the attached processes", tools::procs));
+    add_target(add("leader", "who applies the events of other hosts, and how far", tools::leader));
+
+    CLI::App& check = add("check", "walks everything and compares it with the invariants",
+                          tools::check);
+    add_target(check);
+    check.add_flag("--deep", arguments_.deep, "compare every entry's checksum too");
+
+    CLI::App& rm = add("rm", "removes a segment that nobody uses", tools::rm);
+    add_target(rm).required();
+    rm.add_flag("--force", arguments_.force,
+                "also while it is in use: those processes go on with what they have mapped");
+  }
+
+  CLI::App app_;
+  Arguments arguments_;
+  Command chosen_ = nullptr;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  (void)signal(SIGBUS, on_bus_error);
+  try {
+    return Program().run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "shmctl: %s\n", error.what());
+    return larder::tools::kUsage;
+  }
+}
