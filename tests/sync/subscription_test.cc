@@ -1,0 +1,744 @@
+// Following a channel of a real Redis, and of servers that behave badly.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include "src/sync/subscription.h"
+
+#include <arpa/inet.h>
+#include <doctest/doctest.h>
+#include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/listener.h>
+#include <netinet/in.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "src/sync/scripts.h"
+#include "tests/support/process.h"
+#include "tests/support/redis_server.h"
+
+namespace larder::sync {
+namespace {
+
+using namespace std::chrono_literals;
+using std::chrono::milliseconds;
+using test::RedisConnection;
+using test::RedisServer;
+using test::Reply;
+using Clock = std::chrono::steady_clock;
+
+// For what must happen; how long it may take on a busy machine is not what is tested.
+constexpr milliseconds kPatience = 20s;
+
+constexpr const char* kChannel = "cache:invalidate";
+
+struct BaseDeleter {
+  void operator()(event_base* base) const noexcept { event_base_free(base); }
+};
+
+class Loop {
+ public:
+  Loop() : base_(event_base_new()), alarm_(evtimer_new(base_.get(), &Loop::nothing, nullptr)) {
+    std::signal(SIGPIPE, SIG_IGN);
+  }
+  ~Loop() { event_free(alarm_); }
+
+  event_base* base() { return base_.get(); }
+
+  // Turns the loop until `condition()`; false when that takes too long.
+  bool until(const std::function<bool()>& condition, milliseconds patience = kPatience) {
+    const auto end = Clock::now() + patience;
+    while (!condition()) {
+      const auto left = std::chrono::ceil<milliseconds>(end - Clock::now());
+      if (left <= 0ms) return false;
+      turn(std::min<milliseconds>(left, 100ms));
+    }
+    return true;
+  }
+
+  void for_a_while(milliseconds time) {
+    until([] { return false; }, time);
+  }
+
+ private:
+  void turn(milliseconds at_most) {
+    const timeval wait = {at_most.count() / 1000, at_most.count() % 1000 * 1000};
+    event_add(alarm_, &wait);
+    event_base_loop(base_.get(), EVLOOP_ONCE);
+    event_del(alarm_);
+  }
+  static void nothing(evutil_socket_t, short, void*) {}
+
+  std::unique_ptr<event_base, BaseDeleter> base_;
+  event* alarm_;
+};
+
+// Remembers what it was told, in order.
+class Ear : public SubscriptionListener {
+ public:
+  int subscriptions = 0;
+  std::vector<std::string> messages;
+  std::vector<Status> losses;
+  std::vector<Clock::time_point> loss_times;
+  std::vector<std::string> story;  // "subscribed", "message", "lost"
+  std::function<void()> when_subscribed;
+  std::function<void()> when_message;
+
+  void on_subscribed() override {
+    ++subscriptions;
+    story.emplace_back("subscribed");
+    if (when_subscribed) when_subscribed();
+  }
+  void on_message(std::string_view payload) override {
+    messages.emplace_back(payload);
+    story.emplace_back("message");
+    if (when_message) when_message();
+  }
+  void on_lost(const Status& reason) override {
+    losses.push_back(reason);
+    loss_times.push_back(Clock::now());
+    story.emplace_back("lost");
+  }
+};
+
+SubscriptionOptions options_for(const std::string& address) {
+  SubscriptionOptions options;
+  options.endpoint = parse_endpoint(address).value();
+  options.channel = kChannel;
+  options.timeout = 5s;  // tests about timeouts set their own
+  return options;
+}
+
+SubscriptionOptions options_for(const RedisServer& server) {
+  return options_for(server.unix_socket());
+}
+
+void publish(RedisConnection& redis, const std::string& payload) {
+  REQUIRE_FALSE(redis.command({"PUBLISH", kChannel, payload}).is_error());
+}
+
+// ---- hearing ----------------------------------------------------------------------------------
+
+TEST_CASE("messages are heard after the confirmation, whole and in order") {
+  RedisServer server;
+  Loop loop;
+  Ear ear;
+  Subscription subscription(loop.base(), options_for(server), ear);
+  CHECK_FALSE(subscription.subscribed());
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  CHECK(subscription.subscribed());
+
+  RedisConnection redis = server.connect();
+  for (int i = 0; i < 1000; ++i) publish(redis, "message " + std::to_string(i));
+  REQUIRE(loop.until([&] { return ear.messages.size() == 1000; }));
+  for (int i = 0; i < 1000; ++i) CHECK(ear.messages[i] == "message " + std::to_string(i));
+  CHECK(ear.story.front() == "subscribed");
+  CHECK(ear.losses.empty());
+}
+
+TEST_CASE("a channel that is busy from the start is never heard before its confirmation") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  Loop loop;
+  Ear ear;
+  Subscription subscription(loop.base(), options_for(server), ear);
+  REQUIRE(loop.until([&] {
+    publish(redis, "busy");
+    return ear.messages.size() >= 3;
+  }));
+  CHECK(ear.story.front() == "subscribed");
+  CHECK(ear.subscriptions == 1);
+}
+
+TEST_CASE("a message is exact bytes, also eight million of them") {
+  RedisServer server;
+  Loop loop;
+  Ear ear;
+  Subscription subscription(loop.base(), options_for(server), ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+
+  std::string every_byte;
+  for (int i = 0; i < 256; ++i) every_byte += static_cast<char>(i);
+  std::string large;
+  while (large.size() < 8u << 20) large += every_byte;
+  RedisConnection redis = server.connect();
+  for (const std::string& payload : {every_byte, std::string(), large, std::string("after")}) {
+    publish(redis, payload);
+  }
+  REQUIRE(loop.until([&] { return ear.messages.size() == 4; }));
+  CHECK(ear.messages[0] == every_byte);
+  CHECK(ear.messages[1].empty());
+  CHECK((ear.messages[2] == large));
+  CHECK(ear.messages[3] == "after");
+}
+
+TEST_CASE("a host name is resolved, and a password and a database are used") {
+  RedisServer server({.tcp = true, .lines = {"requirepass secret"}, .password = "secret"});
+  RedisConnection redis = server.connect();
+  redis.command({"SELECT", "3"});
+  redis.command({"XADD", log_key(kChannel), "12-34", "a", "s"});
+
+  Loop loop;
+  Ear ear;
+  std::string address = server.tcp_address();
+  address.replace(0, address.find(':'), "localhost");
+  SubscriptionOptions options = options_for(address);
+  options.password = "secret";
+  options.database = 3;
+  Subscription subscription(loop.base(), options, ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  std::optional<LogEndAnswer> end;
+  REQUIRE(subscription.read_log_end([&](const LogEndAnswer& read) { end = read; }));
+  REQUIRE(loop.until([&] { return end.has_value(); }));
+  CHECK(end->id == ChangeId{12, 34});
+}
+
+// ---- asking -----------------------------------------------------------------------------------
+
+TEST_CASE("the log's end is the id generated last, even of a log that was emptied") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  Loop loop;
+  Ear ear;
+  Subscription subscription(loop.base(), options_for(server), ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  const auto read = [&] {
+    std::optional<LogEndAnswer> end;
+    REQUIRE(subscription.read_log_end([&](const LogEndAnswer& answer) { end = answer; }));
+    REQUIRE(loop.until([&] { return end.has_value(); }));
+    return *end;
+  };
+
+  const LogEndAnswer none = read();
+  CHECK(none.id.none());
+  CHECK(none.redis_unix_ms > 1'500'000'000'000);
+  CHECK(none.asked_boot_ms > 0);
+
+  redis.command({"XADD", log_key(kChannel), "7-18446744073709551615", "a", "s"});
+  CHECK(read().id == ChangeId{7, ~0ull});
+  redis.command({"XTRIM", log_key(kChannel), "MAXLEN", "0"});
+  const LogEndAnswer trimmed = read();
+  CHECK(trimmed.id == ChangeId{7, ~0ull});
+  CHECK(trimmed.redis_unix_ms >= none.redis_unix_ms);
+  CHECK(trimmed.asked_boot_ms >= none.asked_boot_ms);
+}
+
+// The end comes on another connection, in a moment; the messages take their time.
+TEST_CASE("the log's end comes after every message that was published before it was read") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  Loop loop;
+  Ear ear;
+  Subscription subscription(loop.base(), options_for(server), ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+
+  const std::string large(1u << 20, 'x');
+  for (int i = 1; i <= 12; ++i) {
+    redis.command({"XADD", log_key(kChannel), std::to_string(i) + "-1", "a", "s"});
+    publish(redis, large);
+  }
+  std::optional<std::size_t> heard;
+  REQUIRE(subscription.read_log_end([&](const LogEndAnswer& end) {
+    CHECK(end.id == ChangeId{12, 1});
+    heard = ear.messages.size();
+  }));
+  REQUIRE(loop.until([&] { return heard.has_value(); }));
+  CHECK(*heard == 12);
+}
+
+TEST_CASE("the log's end may be asked for from inside on_subscribed and on_message") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  Loop loop;
+  Ear ear;
+  int ends = 0;
+  std::optional<Subscription> subscription;
+  const auto ask = [&] {
+    REQUIRE(subscription->read_log_end([&](const LogEndAnswer&) { ++ends; }));
+  };
+  ear.when_subscribed = ask;
+  ear.when_message = ask;
+  subscription.emplace(loop.base(), options_for(server), ear);
+  REQUIRE(loop.until([&] { return ends == 1; }));
+  publish(redis, "x");
+  REQUIRE(loop.until([&] { return ends == 2; }));
+}
+
+TEST_CASE("a command's reply is given on, an error reply too") {
+  RedisServer server;
+  Loop loop;
+  Ear ear;
+  Subscription subscription(loop.base(), options_for(server), ear);
+  CHECK_FALSE(subscription.command({"PING"}, [](const redisReply&) { FAIL("not subscribed"); }));
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+
+  const std::string value("binary\0value", 12);
+  std::string got;
+  int error_type = 0;
+  REQUIRE(subscription.command({"SET", "k", value}, [](const redisReply&) {}));
+  REQUIRE(subscription.command({"LPUSH", "k", "x"},
+                               [&](const redisReply& reply) { error_type = reply.type; }));
+  REQUIRE(subscription.command({"GET", "k"}, [&](const redisReply& reply) {
+    got.assign(reply.str, static_cast<std::size_t>(reply.len));
+  }));
+  REQUIRE(loop.until([&] { return !got.empty(); }));
+  CHECK(got == value);
+  CHECK(error_type == REDIS_REPLY_ERROR);
+  CHECK(ear.losses.empty());
+}
+
+TEST_CASE("a log of another type is a lost subscription with the reason") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  redis.command({"SET", log_key(kChannel), "not a stream"});
+  Loop loop;
+  Ear ear;
+  Subscription subscription(loop.base(), options_for(server), ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  REQUIRE(subscription.read_log_end([](const LogEndAnswer&) { FAIL("there is no end to read"); }));
+  REQUIRE(loop.until([&] { return ear.losses.size() == 1; }));
+  CHECK(ear.losses[0].message().find("WRONGTYPE") != std::string::npos);
+}
+
+// ---- losing -----------------------------------------------------------------------------------
+
+TEST_CASE("a killed connection, either of the two, is a loss and then a subscription again") {
+  for (const std::string type : {"pubsub", "normal"}) {
+    CAPTURE(type);
+    RedisServer server;
+    RedisConnection redis = server.connect();
+    Loop loop;
+    Ear ear;
+    Subscription subscription(loop.base(), options_for(server), ear);
+    REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+    REQUIRE(redis.command({"CLIENT", "KILL", "TYPE", type, "SKIPME", "yes"}).number == 1);
+    REQUIRE(loop.until([&] { return ear.subscriptions == 2; }));
+    CHECK(ear.story == std::vector<std::string>{"subscribed", "lost", "subscribed"});
+    CHECK(ear.losses[0].code() == Code::kUnavailable);
+    publish(redis, "after");
+    REQUIRE(loop.until([&] { return ear.messages.size() == 1; }));
+  }
+}
+
+TEST_CASE("a killed server is a loss, and when it is back it is followed again") {
+  RedisServer server;
+  Loop loop;
+  Ear ear;
+  Subscription subscription(loop.base(), options_for(server), ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  server.kill();
+  REQUIRE(loop.until([&] { return ear.losses.size() >= 3; }));
+  CHECK_FALSE(subscription.subscribed());
+  CHECK_FALSE(subscription.read_log_end([](const LogEndAnswer&) {}));
+  server.start();
+  REQUIRE(loop.until([&] { return ear.subscriptions == 2; }));
+  RedisConnection redis = server.connect();
+  publish(redis, "after");
+  REQUIRE(loop.until([&] { return ear.messages.size() == 1; }));
+}
+
+TEST_CASE(
+    "a stopped server is lost after the silence and the timeout, and followed when it wakes") {
+  RedisServer server;
+  Loop loop;
+  Ear ear;
+  SubscriptionOptions options = options_for(server);
+  options.quiet = 300ms;
+  options.timeout = 300ms;
+  Subscription subscription(loop.base(), options, ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  server.pause();
+  const auto paused = Clock::now();
+  REQUIRE(loop.until([&] { return !ear.losses.empty(); }));
+  // 600 ms by rights; the rest is for a machine that does other things.
+  CHECK(ear.loss_times[0] - paused < 3s);
+  CHECK(ear.losses[0].message().find("did not answer within 300 ms") != std::string::npos);
+  server.resume();
+  REQUIRE(loop.until([&] { return ear.subscriptions == 2; }));
+}
+
+TEST_CASE("an unanswered request is a loss, and its callback is dropped") {
+  RedisServer server;
+  Loop loop;
+  Ear ear;
+  SubscriptionOptions options = options_for(server);
+  options.quiet = 1h;
+  options.timeout = 200ms;
+  Subscription subscription(loop.base(), options, ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  server.pause();
+  bool answered = false;
+  REQUIRE(subscription.read_log_end([&](const LogEndAnswer&) { answered = true; }));
+  REQUIRE(subscription.command({"PING"}, [&](const redisReply&) { answered = true; }));
+  REQUIRE(loop.until([&] { return !ear.losses.empty(); }));
+  server.resume();
+  REQUIRE(loop.until([&] { return ear.subscriptions == 2; }));
+  CHECK_FALSE(answered);
+}
+
+TEST_CASE("a quiet server that answers stays subscribed") {
+  RedisServer server;
+  Loop loop;
+  Ear ear;
+  SubscriptionOptions options = options_for(server);
+  options.quiet = 20ms;
+  Subscription subscription(loop.base(), options, ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  REQUIRE(loop.until([&] { return server.command_calls("subscribe") >= 6; }));
+  CHECK(ear.story == std::vector<std::string>{"subscribed"});
+  RedisConnection redis = server.connect();
+  publish(redis, "once");
+  REQUIRE(loop.until([&] { return !ear.messages.empty(); }));
+  // Confirming it again did not subscribe it twice.
+  REQUIRE(subscription.read_log_end([&](const LogEndAnswer&) { ear.story.emplace_back("end"); }));
+  REQUIRE(loop.until([&] { return ear.story.back() == "end"; }));
+  CHECK(ear.messages.size() == 1);
+}
+
+// ---- being refused ----------------------------------------------------------------------------
+
+TEST_CASE("a wrong password is a loss with the reason, retried slowly until it is right") {
+  RedisServer server({.lines = {"requirepass secret"}, .password = "secret"});
+  RedisConnection redis = server.connect();
+  Loop loop;
+  Ear ear;
+  SubscriptionOptions options = options_for(server);
+  options.password = "wrong";
+  options.backoff_first = 40ms;
+  options.backoff_last = 160ms;
+  Subscription subscription(loop.base(), options, ear);
+  REQUIRE(loop.until([&] { return ear.losses.size() == 6; }));
+  for (const Status& loss : ear.losses) {
+    CHECK(loss.code() == Code::kPermissionDenied);
+    CHECK(loss.message().find("redis.password") != std::string::npos);
+  }
+  // At least half of 40, 80, 160, 160 and 160 ms.
+  CHECK(ear.loss_times.back() - ear.loss_times.front() >= 300ms);
+  redis.command({"CONFIG", "SET", "requirepass", "wrong"});
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+}
+
+TEST_CASE("a missing password is a loss with the reason") {
+  RedisServer server({.lines = {"requirepass secret"}, .password = "secret"});
+  Loop loop;
+  Ear ear;
+  Subscription subscription(loop.base(), options_for(server), ear);
+  REQUIRE(loop.until([&] { return !ear.losses.empty(); }));
+  CHECK(ear.losses[0].code() == Code::kPermissionDenied);
+  CHECK(ear.losses[0].message().find("NOAUTH") != std::string::npos);
+}
+
+TEST_CASE("an ACL user follows, and one who may not hear the channel is told so") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  redis.command({"ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all"});
+  redis.command({"ACL", "SETUSER", "bob", "on", ">pw", "~*", "resetchannels", "+@all"});
+  Loop loop;
+  Ear ann, bob;
+  SubscriptionOptions options = options_for(server);
+  options.password = "pw";
+  options.username = "ann";
+  Subscription hers(loop.base(), options, ann);
+  options.username = "bob";
+  Subscription his(loop.base(), options, bob);
+  REQUIRE(loop.until([&] { return ann.subscriptions == 1 && bob.losses.size() >= 2; }));
+  CHECK(bob.subscriptions == 0);
+  CHECK(bob.losses[0].code() == Code::kPermissionDenied);
+  CHECK(bob.losses[0].message().find("NOPERM") != std::string::npos);
+}
+
+TEST_CASE("an ACL without PING is no obstacle") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  redis.command({"ACL", "SETUSER", "eve", "on", ">pw", "~*", "&*", "+@all", "-ping"});
+  Loop loop;
+  Ear ear;
+  SubscriptionOptions options = options_for(server);
+  options.username = "eve";
+  options.password = "pw";
+  options.quiet = 20ms;
+  Subscription subscription(loop.base(), options, ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  REQUIRE(loop.until([&] { return server.command_calls("subscribe") >= 3; }));
+  CHECK(ear.losses.empty());
+}
+
+TEST_CASE("nobody there and no such name are losses that say so") {
+  const std::map<std::string, std::string> said = {
+      {"/nonexistent/redis.sock", "No such file"},
+      {"127.0.0.1:1", "refused"},
+      {std::string(70, 'x'), "not resolved"},  // a label has at most 63
+  };
+  for (const auto& [address, what] : said) {
+    CAPTURE(address);
+    Loop loop;
+    Ear ear;
+    Subscription subscription(loop.base(), options_for(address), ear);
+    REQUIRE(loop.until([&] { return ear.losses.size() >= 2; }));
+    CHECK(ear.losses[0].code() == Code::kUnavailable);
+    CHECK(ear.losses[0].message().find(what) != std::string::npos);
+    CHECK(ear.subscriptions == 0);
+  }
+}
+
+// ---- servers that are no Redis ----------------------------------------------------------------
+
+// Accepts on a loopback port and does with each connection what it is told.
+class FakeServer {
+ public:
+  std::function<void(bufferevent*)> when_connected = [](bufferevent*) {};
+  std::function<void(bufferevent*)> when_input = [](bufferevent*) {};
+
+  explicit FakeServer(event_base* base) : base_(base) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    listener_ = evconnlistener_new_bind(base, &FakeServer::accepted, this, LEV_OPT_CLOSE_ON_FREE,
+                                        -1, reinterpret_cast<sockaddr*>(&address), sizeof address);
+    REQUIRE(listener_ != nullptr);
+    socklen_t size = sizeof address;
+    getsockname(evconnlistener_get_fd(listener_), reinterpret_cast<sockaddr*>(&address), &size);
+    port_ = ntohs(address.sin_port);
+  }
+  ~FakeServer() {
+    for (bufferevent* peer : peers_) bufferevent_free(peer);
+    evconnlistener_free(listener_);
+  }
+
+  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+
+  void drop(bufferevent* peer) {
+    std::erase(peers_, peer);
+    bufferevent_free(peer);
+  }
+
+ private:
+  static void accepted(evconnlistener*, evutil_socket_t fd, sockaddr*, int, void* self) {
+    auto* server = static_cast<FakeServer*>(self);
+    bufferevent* peer = bufferevent_socket_new(server->base_, fd, BEV_OPT_CLOSE_ON_FREE);
+    bufferevent_setcb(peer, &FakeServer::read, nullptr, &FakeServer::ended, self);
+    bufferevent_enable(peer, EV_READ | EV_WRITE);
+    server->peers_.push_back(peer);
+    server->when_connected(peer);
+  }
+  static void read(bufferevent* peer, void* self) {
+    static_cast<FakeServer*>(self)->when_input(peer);
+  }
+  static void ended(bufferevent* peer, short, void* self) {
+    static_cast<FakeServer*>(self)->drop(peer);
+  }
+
+  event_base* base_;
+  evconnlistener* listener_;
+  int port_ = 0;
+  std::vector<bufferevent*> peers_;
+};
+
+void say(bufferevent* peer, const std::string& text) {
+  bufferevent_write(peer, text.data(), text.size());
+}
+
+// Answers PING and SUBSCRIBE and nothing else.
+void answer_as_redis(bufferevent* peer) {
+  evbuffer* input = bufferevent_get_input(peer);
+  std::string text(evbuffer_get_length(input), '\0');
+  evbuffer_remove(input, text.data(), text.size());
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    if (text.compare(at, 4, "PING") == 0) say(peer, "+PONG\r\n");
+    if (text.compare(at, 9, "SUBSCRIBE") == 0) {
+      say(peer, "*3\r\n$9\r\nsubscribe\r\n$16\r\ncache:invalidate\r\n:1\r\n");
+    }
+  }
+}
+
+TEST_CASE("whoever drops, garbles or ignores the connection is retried and harms nothing") {
+  using Behaviour = std::function<void(FakeServer&, bufferevent*)>;
+  const std::map<std::string, Behaviour> behaviours = {
+      {"drops at once", [](FakeServer& server, bufferevent* peer) { server.drop(peer); }},
+      {"speaks HTTP",
+       [](FakeServer&, bufferevent* peer) { say(peer, "HTTP/1.1 400 Bad\r\n\r\n"); }},
+      {"greets like a mail server",
+       [](FakeServer&, bufferevent* peer) { say(peer, "+OK ready\r\n"); }},
+      {"sends a broken array", [](FakeServer&, bufferevent* peer) { say(peer, "*2\r\n$-5\r\n"); }},
+      {"sends an error", [](FakeServer&, bufferevent* peer) { say(peer, "-ERR go away\r\n"); }},
+      {"says nothing", [](FakeServer&, bufferevent*) {}},
+  };
+  for (const auto& [name, behave] : behaviours) {
+    CAPTURE(name);
+    Loop loop;
+    FakeServer server(loop.base());
+    server.when_connected = [&](bufferevent* peer) { behave(server, peer); };
+    Ear ear;
+    SubscriptionOptions options = options_for(server.address());
+    options.timeout = 50ms;
+    options.backoff_first = 5ms;
+    options.backoff_last = 10ms;
+    Subscription subscription(loop.base(), options, ear);
+    CHECK(loop.until([&] { return ear.losses.size() >= 5; }));
+    CHECK(ear.subscriptions == 0);
+  }
+}
+
+TEST_CASE("who listens is told to be subscribed when both connections stand, and nothing before") {
+  Loop loop;
+  FakeServer server(loop.base());
+  bufferevent* commander = nullptr;  // the first to connect; answered when the test says so
+  bufferevent* subscriber = nullptr;
+  server.when_connected = [&](bufferevent* peer) {
+    if (commander == nullptr) commander = peer;
+  };
+  server.when_input = [&](bufferevent* peer) {
+    if (peer == commander) return;
+    const evbuffer_ptr found =
+        evbuffer_search(bufferevent_get_input(peer), "SUBSCRIBE", 9, nullptr);
+    answer_as_redis(peer);
+    if (found.pos >= 0) subscriber = peer;
+  };
+  Ear ear;
+  Subscription subscription(loop.base(), options_for(server.address()), ear);
+  REQUIRE(loop.until([&] { return subscriber != nullptr; }));
+  say(subscriber, "*3\r\n$7\r\nmessage\r\n$16\r\ncache:invalidate\r\n$5\r\nearly\r\n");
+  loop.for_a_while(50ms);
+  CHECK(ear.story.empty());
+
+  answer_as_redis(commander);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  say(subscriber, "*3\r\n$7\r\nmessage\r\n$16\r\ncache:invalidate\r\n$4\r\nlate\r\n");
+  REQUIRE(loop.until([&] { return !ear.messages.empty(); }));
+  CHECK(ear.story == std::vector<std::string>{"subscribed", "message"});
+  CHECK(ear.messages[0] == "late");
+}
+
+TEST_CASE("a message that arrives slowly is no silence, however long it takes") {
+  Loop loop;
+  FakeServer server(loop.base());
+  bufferevent* subscriber = nullptr;
+  server.when_input = [&](bufferevent* peer) {
+    const evbuffer* input = bufferevent_get_input(peer);
+    std::string text(evbuffer_get_length(input), '\0');
+    evbuffer_copyout(bufferevent_get_input(peer), text.data(), text.size());
+    if (text.find("SUBSCRIBE") != std::string::npos && subscriber == nullptr) subscriber = peer;
+    // Its second SUBSCRIBE waits behind the message.
+    else if (peer == subscriber)
+      return;
+    answer_as_redis(peer);
+  };
+  Ear ear;
+  SubscriptionOptions options = options_for(server.address());
+  options.quiet = 100ms;
+  options.timeout = 400ms;
+  Subscription subscription(loop.base(), options, ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+
+  say(subscriber, "*3\r\n$7\r\nmessage\r\n$16\r\ncache:invalidate\r\n$20\r\n");
+  for (int i = 0; i < 20; ++i) {
+    loop.for_a_while(40ms);
+    REQUIRE(ear.losses.empty());
+    say(subscriber, "x");
+  }
+  say(subscriber, "\r\n");
+  REQUIRE(loop.until([&] { return ear.messages.size() == 1 || !ear.losses.empty(); }));
+  CHECK(ear.losses.empty());
+  CHECK(ear.messages == std::vector<std::string>{std::string(20, 'x')});
+
+  // And then silence, for the confirmation is still owed.
+  REQUIRE(loop.until([&] { return !ear.losses.empty(); }));
+}
+
+// ---- ending -----------------------------------------------------------------------------------
+
+TEST_CASE("destruction leaves nothing in the loop, whatever is under way") {
+  RedisServer server;
+  enum class Moment { kUnstarted, kConnecting, kSubscribed, kAsked, kWaiting };
+  for (const Moment moment : {Moment::kUnstarted, Moment::kConnecting, Moment::kSubscribed,
+                              Moment::kAsked, Moment::kWaiting}) {
+    CAPTURE(static_cast<int>(moment));
+    Loop loop;
+    Ear ear;
+    bool answered = false;
+    {
+      Subscription subscription(
+          loop.base(),
+          moment == Moment::kWaiting ? options_for("/nonexistent/redis.sock") : options_for(server),
+          ear);
+      if (moment == Moment::kConnecting) event_base_loop(loop.base(), EVLOOP_NONBLOCK);
+      if (moment == Moment::kSubscribed || moment == Moment::kAsked) {
+        REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+      }
+      if (moment == Moment::kAsked) {
+        REQUIRE(subscription.read_log_end([&](const LogEndAnswer&) { answered = true; }));
+        REQUIRE(subscription.command({"PING"}, [&](const redisReply&) { answered = true; }));
+      }
+      if (moment == Moment::kWaiting) {
+        REQUIRE(loop.until([&] { return ear.losses.size() == 2; }));
+      }
+    }
+    const std::size_t told = ear.story.size();
+    loop.for_a_while(20ms);
+    CHECK(event_base_get_num_events(loop.base(), EVENT_BASE_COUNT_ADDED) == 0);
+    CHECK_FALSE(answered);
+    CHECK(ear.story.size() == told);
+  }
+}
+
+// Schedule 14: the child shares the parent's epoll set; freeing its copy would edit it.
+TEST_CASE("a forked child that abandons its copy leaves the parent's subscription alone") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  Loop loop;
+  Ear ear;
+  std::optional<Subscription> subscription;
+  subscription.emplace(loop.base(), options_for(server), ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+
+  int parent_to_child[2];
+  int child_to_parent[2];
+  REQUIRE(::pipe(parent_to_child) == 0);
+  REQUIRE(::pipe(child_to_parent) == 0);
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  char byte = 0;
+  if (child == 0) {
+    ::close(parent_to_child[1]);
+    subscription->abandon();
+    const bool silent = !subscription->subscribed() && !subscription->command({"PING"}, {});
+    subscription.reset();
+    if (::write(child_to_parent[1], "x", 1) != 1) ::_exit(2);
+    if (::read(parent_to_child[0], &byte, 1) != 0) ::_exit(3);  // until the parent closes it
+    ::_exit(silent ? 0 : 4);
+  }
+  ::close(parent_to_child[0]);
+  REQUIRE(::read(child_to_parent[0], &byte, 1) == 1);
+
+  publish(redis, "to the parent");
+  REQUIRE(loop.until([&] { return ear.messages.size() == 1; }));
+  std::optional<LogEndAnswer> end;
+  REQUIRE(subscription->read_log_end([&](const LogEndAnswer& read) { end = read; }));
+  REQUIRE(loop.until([&] { return end.has_value(); }));
+  CHECK(ear.losses.empty());
+
+  // The child keeps no descriptor that would keep the connection open for Redis.
+  subscription.reset();
+  CHECK(test::await([&] {
+    return redis.command({"PUBSUB", "NUMSUB", kChannel}).items.at(1).number == 0;
+  }));
+
+  ::close(parent_to_child[1]);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  ::close(child_to_parent[0]);
+  ::close(child_to_parent[1]);
+}
+
+}  // namespace
+}  // namespace larder::sync
