@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -27,6 +28,8 @@ struct EntryRef {
     return header.key_bytes == wanted.size() && equals_shared(key(), wanted.data(), wanted.size());
   }
   std::uint64_t base() const noexcept {
+    // Saturated: the true lag may be longer, and only a base that is too low is safe.
+    if (header.base_lag == UINT32_MAX) return 0;
     return header.reach_seq - std::min<std::uint64_t>(header.reach_seq, header.base_lag);
   }
 };
@@ -36,7 +39,8 @@ inline std::optional<std::uint64_t> page_of_slot(const Segment& segment, std::ui
   const Geometry& g = segment.geometry();
   const std::uint64_t offset = slot_offset(slot);
   if (offset < g.pages_offset) return std::nullopt;
-  const std::uint64_t page = (offset - g.pages_offset) / g.page_bytes;
+  // A page's size is a power of two, and a division here would cost as much as the rest of a get.
+  const std::uint64_t page = (offset - g.pages_offset) >> std::countr_zero(g.page_bytes);
   if (page >= segment.page_count()) return std::nullopt;
   return page;
 }
@@ -47,7 +51,7 @@ inline std::optional<EntryRef> read_entry(const Segment& segment, std::uint64_t 
   const Geometry& g = segment.geometry();
   EntryRef entry;
   entry.page = *page;
-  entry.in_page = static_cast<std::uint32_t>((slot_offset(slot) - g.pages_offset) % g.page_bytes);
+  entry.in_page = static_cast<std::uint32_t>((slot_offset(slot) - g.pages_offset) & (g.page_bytes - 1));
   if (entry.in_page + sizeof(EntryHeader) > g.page_bytes) return std::nullopt;
   entry.start = segment.at(slot_offset(slot));
   copy_from_shared(&entry.header, entry.start, sizeof(EntryHeader));

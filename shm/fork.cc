@@ -13,19 +13,19 @@ namespace {
 std::atomic<std::uint64_t>* wiped_page = nullptr;
 std::atomic<std::uint64_t> last_generation{0};
 
-std::atomic<std::uint64_t>* map_wiped_page() noexcept {
+// When the library is loaded, before anything of it runs: a lazy initialisation could be under way
+// in one thread while another forks, and its guard would hang the child.
+[[gnu::constructor(101)]] void map_wiped_page() noexcept {
   const auto bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   void* page = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   // Without this page a child would act under its parent's name: there is no safe way to go on.
   if (page == MAP_FAILED || madvise(page, bytes, MADV_WIPEONFORK) != 0) std::abort();
-  return static_cast<std::atomic<std::uint64_t>*>(page);
+  wiped_page = static_cast<std::atomic<std::uint64_t>*>(page);
 }
 
 }  // namespace
 
 std::uint64_t fork_generation() noexcept {
-  static const bool mapped = (wiped_page = map_wiped_page(), true);
-  (void)mapped;
   const std::uint64_t here = wiped_page->load(std::memory_order_acquire);
   if (here != 0) [[likely]] return here;
   // First call in this process. Threads may race; the first one's number stays.

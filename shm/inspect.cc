@@ -52,6 +52,16 @@ std::optional<EntryInfo> read_slot(Segment& segment, std::uint32_t stripe, Bucke
   return std::nullopt;
 }
 
+// The leader's place, if the process that led is still the one in it; else 0.
+std::uint32_t leader_place(Segment& segment) {
+  const SyncWords& sync = segment.superblock().sync;
+  const std::uint32_t index = sync.leader_place.load(kAcquire);
+  if (index == 0 || index >= segment.geometry().place_count) return 0;
+  const std::uint64_t state = segment.place(index).state.load(kAcquire);
+  const std::uint32_t owner = make_owner(index, sync.leader_incarnation.load(kRelaxed));
+  return state_alive(state) && make_owner(index, state_incarnation(state)) == owner ? index : 0;
+}
+
 }  // namespace
 
 Totals totals(Segment& segment) {
@@ -90,7 +100,7 @@ std::vector<ProcessInfo> processes(Segment& segment) {
     const std::uint32_t place = owner_place(segment.stripe(i).lock.load(kRelaxed));
     if (place < g.place_count) ++held[place];
   }
-  const std::uint32_t leader_place = segment.superblock().sync.leader_place.load(kAcquire);
+  const std::uint32_t leader = leader_place(segment);
   std::vector<ProcessInfo> all;
   for (std::uint32_t i = 1; i < g.place_count; ++i) {
     const Place& place = segment.place(i);
@@ -98,7 +108,7 @@ std::vector<ProcessInfo> processes(Segment& segment) {
     if (!state_alive(state)) continue;
     all.push_back({i, state_incarnation(state), place.pid.load(kRelaxed),
                    place.pid_namespace.load(kRelaxed), place.attached_ms.load(kRelaxed),
-                   i == leader_place, held[i]});
+                   i == leader, held[i]});
   }
   return all;
 }
@@ -108,9 +118,8 @@ LeaderInfo leader(Segment& segment) {
   LeaderInfo info{};
   info.term = block.sync.term.load(kAcquire);
   info.place = block.sync.leader_place.load(kAcquire);
-  if (info.place != 0 && info.place < segment.geometry().place_count) {
-    const Place& place = segment.place(info.place);
-    if (state_alive(place.state.load(kAcquire))) info.pid = place.pid.load(kRelaxed);
+  if (const std::uint32_t index = leader_place(segment); index != 0) {
+    info.pid = segment.place(index).pid.load(kRelaxed);
   }
   info.heartbeat = block.sync.heartbeat.load(kRelaxed);
   info.in_sync = block.hot.in_sync.load(kAcquire) != 0;

@@ -49,7 +49,7 @@ std::vector<ProcessInfo> processes(Segment& segment);
 struct LeaderInfo {
   std::uint64_t term;
   std::uint32_t place;  // 0: there was none yet
-  std::uint32_t pid;    // 0: its place is free
+  std::uint32_t pid;    // 0: it has left, or another process has its place
   std::uint64_t heartbeat;
   bool in_sync;
   std::uint64_t epoch;

@@ -238,6 +238,7 @@ struct PageDescriptor {
   Atomic<std::uint64_t> filled;      // derived: order in which the stripe opened its pages
 };
 
+inline constexpr std::uint32_t kPageMaxBytes = 256u << 10;
 inline constexpr std::uint64_t kNeverExpires = 0;
 
 // An entry is immutable once published: header, key, value, padding to 8 bytes.
@@ -249,7 +250,7 @@ struct EntryHeader {
   std::uint32_t epoch;        // low 32 bits of the epoch sampled before Redis was asked
   std::uint64_t reach_seq;    // the id Redis answered; 0: none (local only)
   std::uint32_t reach_nonce;  // its nonce's low 32 bits
-  std::uint32_t base_lag;     // base = reach_seq - base_lag, saturated: a lower base is safe
+  std::uint32_t base_lag;     // base = reach_seq - base_lag; saturated: 0, a lower base is safe
   std::uint64_t expires_ms;   // CLOCK_BOOTTIME; kNeverExpires
 };
 static_assert(sizeof(EntryHeader) == 40);

@@ -1,6 +1,8 @@
 #include "shm/lock_file.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,10 +34,19 @@ void ForkMutex::lock() noexcept {
 void ForkMutex::unlock() noexcept { holder_.store(0, std::memory_order_release); }
 
 struct LockFile::Shared {
+  std::string path;
   int fd = -1;
+  dev_t device = 0;
+  ino_t inode = 0;
   int users = 0;
+  ForkMutex fd_mutex;
   ForkMutex process_mutex;
   ForkMutex leader_mutex;
+
+  bool is_ours(int some_fd) const noexcept {
+    struct stat file {};
+    return fstat(some_fd, &file) == 0 && file.st_dev == device && file.st_ino == inode;
+  }
 };
 
 namespace {
@@ -45,28 +56,47 @@ struct Registry {
   std::map<std::uint64_t, LockFile::Shared> files;  // by the segment's instance
 };
 
+void* new_registry();
+
 }  // namespace
 
-// Exported and inline: a program that links larder twice still has one registry.
-inline __attribute__((visibility("default"))) void* larder_lock_file_registry() {
-  static Registry* registry = new Registry;  // never destroyed: locks outlive static destructors
+// Exported and inline, so that the linkers merge its variable: a program that has larder twice still
+// has one registry. A pointer without a type, because a variable of a type that is private to this
+// file would be private too. Whoever changes Registry changes the number in the name.
+inline __attribute__((visibility("default"))) void* lock_file_registry_1() {
+  static void* const registry = new_registry();  // never destroyed: locks outlive static destructors
   return registry;
 }
 
-static Registry& registry() { return *static_cast<Registry*>(larder_lock_file_registry()); }
+static Registry& registry() { return *static_cast<Registry*>(lock_file_registry_1()); }
+
+namespace {
+// A child must not inherit the mutex locked, or the map half changed, by another thread.
+void* new_registry() {
+  pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); },
+                 [] { registry().mutex.unlock(); });
+  return new Registry;
+}
+}  // namespace
+
+static constexpr int kOpenFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
 
 Result<std::shared_ptr<LockFile>> LockFile::open(const std::string& path, std::uint64_t instance) {
   Registry& all = registry();
   std::lock_guard hold(all.mutex);
   Shared& shared = all.files[instance];
   if (shared.users == 0) {
-    shared.fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (shared.fd < 0) {
+    struct stat file {};
+    shared.path = path;
+    shared.fd = ::open(path.c_str(), kOpenFlags);
+    if (shared.fd < 0 || fstat(shared.fd, &file) != 0) {
       const int error = errno;
       all.files.erase(instance);
       return Status(error == ENOENT ? Code::kNotFound : Code::kPermissionDenied,
                     "cannot open the lock file " + path + ": " + std::strerror(error));
     }
+    shared.device = file.st_dev;
+    shared.inode = file.st_ino;
   }
   ++shared.users;
   return std::shared_ptr<LockFile>(new LockFile(&shared, instance));
@@ -76,7 +106,7 @@ LockFile::~LockFile() {
   Registry& all = registry();
   std::lock_guard hold(all.mutex);
   if (--shared_->users > 0) return;
-  ::close(shared_->fd);
+  if (shared_->is_ours(shared_->fd)) ::close(shared_->fd);
   all.files.erase(instance_);
 }
 
@@ -91,20 +121,38 @@ struct flock byte_lock(short type, off_t byte) {
 }
 }  // namespace
 
+// A careless closefrom() may have closed it, and its number may stand for another file by now, on
+// which locks would succeed and mean nothing. Then the file is opened anew; -1 when it is gone.
+int LockFile::descriptor() const noexcept {
+  std::lock_guard hold(shared_->fd_mutex);
+  if (shared_->is_ours(shared_->fd)) [[likely]] return shared_->fd;
+  shared_->fd = ::open(shared_->path.c_str(), kOpenFlags);
+  if (shared_->fd >= 0 && !shared_->is_ours(shared_->fd)) {
+    ::close(shared_->fd);
+    shared_->fd = -1;
+  }
+  return shared_->fd;
+}
+
 bool LockFile::lock(off_t byte) noexcept {
   struct flock lock = byte_lock(F_WRLCK, byte);
-  return fcntl(shared_->fd, F_SETLK, &lock) == 0;
+  return fcntl(descriptor(), F_SETLK, &lock) == 0;
 }
 
 void LockFile::unlock(off_t byte) noexcept {
   struct flock lock = byte_lock(F_UNLCK, byte);
-  (void)fcntl(shared_->fd, F_SETLK, &lock);
+  (void)fcntl(descriptor(), F_SETLK, &lock);
 }
 
 bool LockFile::held_by_other(off_t byte) const noexcept {
   struct flock lock = byte_lock(F_WRLCK, byte);
   // Cannot tell: say held, so that nobody is taken for dead.
-  return fcntl(shared_->fd, F_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+  return fcntl(descriptor(), F_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+}
+
+bool LockFile::is_shared() const {
+  std::lock_guard hold(registry().mutex);
+  return shared_->users > 1;
 }
 
 ForkMutex& LockFile::process_mutex() noexcept { return shared_->process_mutex; }

@@ -46,6 +46,8 @@ class LockFile {
   void unlock(off_t byte) noexcept;
   // Held by another process? A lock of this process does not show.
   bool held_by_other(off_t byte) const noexcept;
+  // Has this process opened it more than once?
+  bool is_shared() const;
 
   // Serialises what a process does with other processes' bytes.
   ForkMutex& process_mutex() noexcept;
@@ -56,6 +58,8 @@ class LockFile {
 
  private:
   LockFile(Shared* shared, std::uint64_t instance) : shared_(shared), instance_(instance) {}
+  int descriptor() const noexcept;
+
   Shared* shared_;
   std::uint64_t instance_;
 };

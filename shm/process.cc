@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <cstring>
 #include <mutex>
@@ -24,14 +25,23 @@ struct ProcessFacts {
 
 // From /proc/PID/stat, whose second field may hold anything, parentheses included.
 ProcessFacts facts_of(std::uint32_t pid) {
+  if (pid == 0 || pid > static_cast<std::uint32_t>(INT_MAX)) return {};  // damage: nobody's
   char path[40];
   std::snprintf(path, sizeof path, "/proc/%u/stat", pid);
   const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return {errno != ENOENT, '?', 0};
+  if (fd < 0) {
+    // No such file also where /proc is not mounted or hides other users' processes.
+    const bool gone = errno == ENOENT && kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH;
+    return {!gone, '?', 0};
+  }
   char text[1024];
-  const ssize_t size = ::read(fd, text, sizeof text - 1);
+  ssize_t size = 0;
+  do {
+    size = ::read(fd, text, sizeof text - 1);
+  } while (size < 0 && errno == EINTR);
+  const bool gone = size == 0 || (size < 0 && errno == ESRCH);  // between open and read
   ::close(fd);
-  if (size <= 0) return {};  // gone between open and read
+  if (size <= 0) return {!gone, '?', 0};
   text[size] = 0;
   ProcessFacts facts{true, '?', 0};
   const char* after_name = std::strrchr(text, ')');
@@ -54,6 +64,10 @@ std::uint32_t own_namespace() {
 
 constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 
+// In Processes::unsure_since_: low bits of the incarnation that the time was noted for.
+constexpr unsigned kMarkBits = 20;
+constexpr std::uint64_t kMarkMask = (1ull << kMarkBits) - 1;
+
 }  // namespace
 
 Processes::~Processes() { leave(); }
@@ -64,8 +78,18 @@ std::uint32_t Processes::self_if_registered() const noexcept {
   return owner_.load(kRelaxed);
 }
 
+bool Processes::holds_place(std::uint32_t owner) const noexcept {
+  const std::uint32_t index = owner_place(owner);
+  if (index == 0 || index >= segment_.geometry().place_count) return false;
+  const std::uint64_t state = segment_.place(index).state.load(std::memory_order_acquire);
+  return state_alive(state) && make_owner(index, state_incarnation(state)) == (owner & ~kWaiters);
+}
+
+// Somebody may have taken us for dead and freed our place; a name that nobody honours any more
+// would let everybody into the stripes that we lock. Then we take another.
 Result<std::uint32_t> Processes::self() {
-  if (const std::uint32_t owner = self_if_registered(); owner != 0) [[likely]] return owner;
+  const std::uint32_t owner = self_if_registered();
+  if (owner != 0 && holds_place(owner)) [[likely]] return owner;
   return enter();
 }
 
@@ -79,7 +103,9 @@ Result<std::uint32_t> Processes::enter() {
   LockFile* locks = segment_.lock_file();
   if (locks == nullptr) return {Code::kPermissionDenied, "the segment is mapped read-only"};
   std::lock_guard hold(locks->process_mutex());
-  if (const std::uint32_t owner = self_if_registered(); owner != 0) return owner;
+  if (const std::uint32_t owner = self_if_registered(); owner != 0 && holds_place(owner)) {
+    return owner;
+  }
 
   const std::uint32_t count = segment_.geometry().place_count;
   for (std::uint32_t i = 1; i < count; ++i) {
@@ -110,15 +136,16 @@ Result<std::uint32_t> Processes::enter() {
 }
 
 void Processes::leave() noexcept {
+  stop_leading();
   const std::uint32_t owner = self_if_registered();
   if (owner == 0) return;
-  stop_leading();
   LockFile& locks = *segment_.lock_file();
   std::lock_guard hold(locks.process_mutex());
+  generation_.store(0, std::memory_order_release);
+  if (!holds_place(owner)) return;  // taken for dead: the place is free, or a newcomer's
   const std::uint32_t index = owner_place(owner);
   Place& place = segment_.place(index);
   const std::uint64_t state = place.state.load(kRelaxed);
-  generation_.store(0, std::memory_order_release);
   for (std::size_t i = 0; i < kCounters; ++i) {
     segment_.superblock().departed.values[i].fetch_add(
         place.counters.values[i].exchange(0, kRelaxed), kRelaxed);
@@ -131,7 +158,7 @@ void Processes::leave() noexcept {
 bool Processes::looks_dead(std::uint32_t index, std::uint64_t state) {
   Place& place = segment_.place(index);
   if (segment_.lock_file()->held_by_other(index)) {
-    unsure_since_ms_[index].store(0, kRelaxed);
+    unsure_since_[index].store(0, kRelaxed);
     return false;
   }
   const std::uint32_t pid = place.pid.load(kRelaxed);
@@ -141,21 +168,29 @@ bool Processes::looks_dead(std::uint32_t index, std::uint64_t state) {
   if (place.state.load(std::memory_order_acquire) != state) return false;
   if (pid_namespace == own_namespace()) {
     const ProcessFacts facts = facts_of(pid);
-    return !facts.exists || facts.state == 'Z' || facts.state == 'X' ||
-           (facts.start_ticks != 0 && facts.start_ticks != start_ticks);
+    if (facts.start_ticks != 0 && start_ticks != 0 && facts.start_ticks != start_ticks) return true;
+    // Our own record locks never show as held, and a process whose first thread has ended looks
+    // like a zombie: who asks is alive.
+    if (pid == static_cast<std::uint32_t>(getpid())) return false;
+    return !facts.exists || facts.state == 'Z' || facts.state == 'X';
   }
   const std::uint64_t now = now_ms();
-  std::uint64_t since = 0;
-  if (unsure_since_ms_[index].compare_exchange_strong(since, now, kRelaxed)) return false;
-  return now - since >= kGraceMs;
+  const std::uint64_t mark = state_incarnation(state) & kMarkMask;
+  const std::uint64_t noted = unsure_since_[index].load(kRelaxed);
+  if (noted == 0 || (noted & kMarkMask) != mark) {
+    unsure_since_[index].store(now << kMarkBits | mark, kRelaxed);
+    return false;
+  }
+  return now - (noted >> kMarkBits) >= kGraceMs;
 }
 
 bool Processes::is_dead(std::uint32_t owner) {
   const std::uint32_t index = owner_place(owner);
   if (index == 0 || index >= segment_.geometry().place_count) return true;  // damage: nobody's name
   const std::uint64_t state = segment_.place(index).state.load(std::memory_order_acquire);
+  // That one left, and its place is free or another's.
   if (!state_alive(state) || make_owner(index, state_incarnation(state)) != (owner & ~kWaiters)) {
-    return true;  // that one left, and its place is free or another's
+    return true;
   }
   return looks_dead(index, state);
 }
@@ -163,18 +198,10 @@ bool Processes::is_dead(std::uint32_t owner) {
 bool Processes::with_dead(std::uint32_t owner, const std::function<void()>& claim) {
   LockFile& locks = *segment_.lock_file();
   const std::uint32_t index = owner_place(owner);
-  const bool named = index != 0 && index < segment_.geometry().place_count;
   std::lock_guard hold(locks.process_mutex());
   if (!is_dead(owner)) return false;
-  if (!named) {
-    claim();
-    return true;
-  }
-  const std::uint64_t state = segment_.place(index).state.load(std::memory_order_acquire);
-  const bool place_is_its =
-      state_alive(state) && make_owner(index, state_incarnation(state)) == (owner & ~kWaiters);
-  if (!place_is_its) {
-    // The place went on to a newcomer, who holds the byte; the claim's own CAS decides.
+  if (!holds_place(owner)) {
+    // No such place, or it went on to a newcomer, who holds the byte; the claim's own CAS decides.
     claim();
     return true;
   }
@@ -197,6 +224,9 @@ unsigned Processes::reap(const std::function<void(std::uint32_t)>& release) {
     // What it held first, its place last: a reaper that dies between leaves the rest to the next.
     release(owner);
     std::lock_guard hold(locks.process_mutex());
+    // Reaped by another meanwhile, and perhaps ours by now, through another table: record locks do
+    // not tell our tables apart, and giving the byte back below would take it from that one.
+    if (place.state.load(std::memory_order_acquire) != state) continue;
     if (!locks.lock(i)) continue;
     if (place.state.load(std::memory_order_acquire) == state && looks_dead(i, state)) {
       for (std::size_t c = 0; c < kCounters; ++c) {

@@ -57,6 +57,8 @@ class Processes {
 
  private:
   Result<std::uint32_t> enter();
+  // Is the place still that of `owner`, and not free or another's?
+  bool holds_place(std::uint32_t owner) const noexcept;
   bool looks_dead(std::uint32_t place, std::uint64_t state);
 
   Segment& segment_;
@@ -64,8 +66,8 @@ class Processes {
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<std::uint32_t> owner_{0};
   std::atomic<std::uint64_t> leading_generation_{0};
-  // When this process first saw a byte of another namespace free.
-  std::array<std::atomic<std::uint64_t>, kMaxPlaces> unsure_since_ms_{};
+  // When this process first saw a byte of another namespace free, in ms, and of which incarnation.
+  std::array<std::atomic<std::uint64_t>, kMaxPlaces> unsure_since_{};
 };
 
 // The parts of Place::state.

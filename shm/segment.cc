@@ -105,7 +105,7 @@ std::string lock_path_of(const std::string& segment_path, std::uint64_t instance
   return segment_path + "." + hex(instance) + ".lock";
 }
 
-// The offsets follow from the counts; a superblock that says otherwise is damaged.
+// The offsets follow from the counts.
 Geometry place_parts(Geometry g) {
   g.places_offset = round_up(sizeof(Superblock), kCacheLine);
   g.stripes_offset = g.places_offset + std::uint64_t{g.place_count} * sizeof(Place);
@@ -120,22 +120,6 @@ Geometry place_parts(Geometry g) {
   return g;
 }
 
-std::uint64_t pages_end(const Geometry& g) {
-  return g.pages_offset + std::uint64_t{g.stripe_count} * g.pages_per_stripe * g.page_bytes;
-}
-
-bool geometry_is_sane(const Geometry& g, std::uint64_t file_bytes) {
-  // The bounds keep the products below from overflowing.
-  return g.segment_bytes == file_bytes && g.segment_bytes <= kSegmentMaxBytes &&
-         g.place_count >= 2 && g.place_count <= kMaxPlaces && std::has_single_bit(g.stripe_count) &&
-         g.stripe_count <= 1u << 20 && g.buckets_per_stripe >= 2 && g.buckets_per_stripe % 2 == 0 &&
-         g.buckets_per_stripe <= 1u << 28 && std::has_single_bit(g.guards_per_stripe) &&
-         g.guards_per_stripe <= 1u << 28 && g.pages_per_stripe >= 4 &&
-         g.pages_per_stripe <= 1u << 28 && std::has_single_bit(g.page_bytes) &&
-         g.page_bytes >= 4096 && g.page_bytes <= 1u << 28 && place_parts(g) == g &&
-         pages_end(g) <= file_bytes;
-}
-
 }  // namespace
 
 Result<Geometry> plan_geometry(std::uint64_t bytes) {
@@ -146,7 +130,7 @@ Result<Geometry> plan_geometry(std::uint64_t bytes) {
   Geometry g{};
   g.segment_bytes = bytes;
   g.place_count = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(bytes >> 16, 64, 512));
-  g.page_bytes = bytes < (32ull << 20) ? 16u << 10 : bytes < (1ull << 30) ? 64u << 10 : 256u << 10;
+  g.page_bytes = bytes < (32ull << 20) ? 16u << 10 : bytes < (1ull << 30) ? 64u << 10 : kPageMaxBytes;
   // Stripes of about 32 pages: many writers meet seldom, and a stripe still holds enough entries
   // to choose victims among.
   g.stripe_count = static_cast<std::uint32_t>(
@@ -224,7 +208,10 @@ Status check_superblock(const std::string& path, const Superblock& block, std::u
                                       std::to_string(block.geometry.segment_bytes) +
                                       "; it was truncated or extended: remove it");
   }
-  if (!geometry_is_sane(block.geometry, size)) {
+  // The geometry follows from the size (whoever changes plan_geometry() raises kLayoutVersion), so
+  // nothing of what our bounds are made of is taken on trust.
+  const auto planned = plan_geometry(size);
+  if (!planned || !(*planned == block.geometry)) {
     return refuse(Code::kCorrupt, "has a damaged superblock; remove it");
   }
   return {};
@@ -251,13 +238,14 @@ Status compare_bindings(const std::string& path, std::string_view ours, std::str
 
 }  // namespace
 
-Segment::Segment(std::string path, bip::mapped_region region, Access access)
+Segment::Segment(std::string path, bip::mapped_region region, Access access,
+                 const Geometry& geometry)
     : path_(std::move(path)),
       region_(std::move(region)),
       access_(access),
       base_(static_cast<char*>(region_.get_address())),
       superblock_(reinterpret_cast<Superblock*>(base_)),
-      geometry_(superblock_->geometry),
+      geometry_(geometry),
       hash_seed_(superblock_->hash_seed),
       places_(reinterpret_cast<Place*>(base_ + geometry_.places_offset)),
       stripes_(reinterpret_cast<Stripe*>(base_ + geometry_.stripes_offset)),
@@ -268,10 +256,21 @@ Segment::Segment(std::string path, bip::mapped_region region, Access access)
   (void)madvise(base_, region_.get_size(), MADV_DONTDUMP);
 }
 
+// Gone together with its segment, or alone? A segment without a lock file cannot tell who is alive.
+static Status lock_file_error(const std::string& path, const struct stat& segment, Status error) {
+  struct stat now {};
+  const bool removed = stat(path.c_str(), &now) != 0 || now.st_ino != segment.st_ino;
+  if (error.code() != Code::kNotFound || removed) return error;
+  return {Code::kCorrupt, error.message() + "; remove " + path + " once nobody uses it"};
+}
+
 Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access access,
                                                  uid_t owner) {
   const bool writable = access == Access::kReadWrite;
   const Fd fd(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  if (!fd.ok() && (errno == ELOOP || errno == EISDIR || errno == ENXIO)) {
+    return {Code::kMismatch, path + " is not a regular file"};  // a link, a directory, a socket
+  }
   if (!fd.ok()) return os_error(errno, "cannot open " + path);
   struct stat file {};
   if (fstat(fd.get(), &file) != 0) return os_error(errno, "cannot stat " + path);
@@ -300,10 +299,10 @@ Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access
     if (mapped->instance != read_block.instance || !(mapped->geometry == read_block.geometry)) {
       return {Code::kBusy, path + " was replaced while attaching; try again"};
     }
-    std::shared_ptr<Segment> segment(new Segment(path, std::move(region), access));
+    std::shared_ptr<Segment> segment(new Segment(path, std::move(region), access, read_block.geometry));
     if (writable) {
       auto lock_file = LockFile::open(lock_path_of(path, read_block.instance), read_block.instance);
-      if (!lock_file) return lock_file.status();
+      if (!lock_file) return lock_file_error(path, file, lock_file.status());
       segment->lock_file_ = std::move(*lock_file);
     }
     return segment;
@@ -320,28 +319,49 @@ class CreationLock {
  public:
   static Result<std::unique_ptr<CreationLock>> take(const std::string& segment_path, mode_t mode) {
     const std::string path = segment_path + ".create";
-    int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0 && errno == ENOENT) {
-      fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
-      if (fd < 0 && errno == EEXIST) fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    }
-    if (fd < 0) return os_error(errno, "cannot open " + path);
-    std::unique_ptr<CreationLock> lock(new CreationLock(fd));
-    for (std::uint64_t waited_ms = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; waited_ms += 10) {
-      if (errno != EWOULDBLOCK && errno != EINTR) return os_error(errno, "cannot lock " + path);
+    for (std::uint64_t waited_ms = 0;; waited_ms += 10) {
+      const int fd = open_or_create(path, mode);
+      if (fd < 0) return os_error(errno, "cannot open " + path);
+      std::unique_ptr<CreationLock> lock(new CreationLock(fd));
+      const bool locked = flock(fd, LOCK_EX | LOCK_NB) == 0;
+      if (!locked && errno != EWOULDBLOCK && errno != EINTR) {
+        return os_error(errno, "cannot lock " + path);
+      }
+      // Who removes a segment removes this file too: then what we locked excludes nobody.
+      if (locked && is_at(path, fd)) return lock;
       if (waited_ms >= kCreateWaitMs) {
         return {Code::kBusy, "another process has been creating " + segment_path +
                                  " for 5 s; is it stopped?"};
       }
+      if (locked) continue;
       const timespec pause{0, 10'000'000};
       nanosleep(&pause, nullptr);
     }
-    return lock;
   }
   ~CreationLock() { flock(fd_.get(), LOCK_UN); }
 
  private:
   explicit CreationLock(int fd) : fd_(fd) {}
+
+  // Without O_CREAT first: in a sticky directory that is refused for another user's file.
+  static int open_or_create(const std::string& path, mode_t mode) {
+    constexpr int kFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW;
+    int fd = -1;
+    for (int attempt = 0; attempt < 3 && fd < 0; ++attempt) {  // somebody may remove or make it
+      fd = ::open(path.c_str(), kFlags);
+      if (fd >= 0 || errno != ENOENT) break;
+      fd = ::open(path.c_str(), kFlags | O_CREAT | O_EXCL, mode);
+      if (fd < 0 && errno != EEXIST) break;
+    }
+    return fd;
+  }
+  static bool is_at(const std::string& path, int fd) {
+    struct stat named {};
+    struct stat opened {};
+    return lstat(path.c_str(), &named) == 0 && fstat(fd, &opened) == 0 &&
+           named.st_ino == opened.st_ino && named.st_dev == opened.st_dev;
+  }
+
   Fd fd_;
 };
 
@@ -369,7 +389,7 @@ void remove_orphaned_lock_files(const SegmentOptions& options, const std::string
     const std::string path = options.directory + "/" + entry->d_name;
     auto lock_file = LockFile::open(path, instance);
     if (!lock_file) continue;
-    bool held = lock_file->use_count() > 1;
+    bool held = (*lock_file)->is_shared();
     for (off_t byte = 0; byte < static_cast<off_t>(kMaxPlaces) + 1 && !held; ++byte) {
       held = (*lock_file)->held_by_other(byte);
     }
@@ -477,7 +497,17 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
   return segment;
 }
 
+// The files beside a segment have the segment's name and one of these endings.
+static bool is_usable_name(std::string_view name) {
+  return !name.empty() && name.find('/') == std::string_view::npos && !name.ends_with(".lock") &&
+         !name.ends_with(".create") && !name.ends_with(".tmp");
+}
+
 Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
+  if (!is_usable_name(options.name)) {
+    return {Code::kInvalidArgument, "a segment cannot be named \"" + options.name +
+                                        "\": no slash, and not .lock, .create or .tmp at the end"};
+  }
   const std::string path = path_of(options.directory, options.name);
   // Twice: somebody may create it between our look and our turn, or remove it.
   Status last;
@@ -487,6 +517,7 @@ Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
       if (Status s = compare_bindings(path, options.binding, (*segment)->binding()); !s.ok()) return s;
       return segment;
     }
+    if (segment.code() == Code::kBusy && attempt < 2) continue;  // replaced under our hands
     if (segment.code() != Code::kNotFound) return segment;
     auto created = create(options);
     if (created || created.code() != Code::kAlreadyExists) return created;
@@ -516,11 +547,13 @@ Status Segment::remove(std::string_view directory, std::string_view name, bool f
                                  "; stop it, or force the removal"};
       }
     }
-    ::unlink(lock_path_of(path, (*segment)->superblock().instance).c_str());
+    if (!force && locks.is_shared()) return {Code::kBusy, path + " is in use by this process"};
   } else if (!force && segment.code() == Code::kPermissionDenied) {
     return segment.status();
   }
   if (::unlink(path.c_str()) != 0) return os_error(errno, "cannot remove " + path);
+  // After the segment: one without a lock file would be refused as damaged.
+  if (segment) ::unlink(lock_path_of(path, (*segment)->superblock().instance).c_str());
   ::unlink((path + ".tmp").c_str());
   ::unlink((path + ".create").c_str());
   return {};

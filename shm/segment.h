@@ -100,7 +100,8 @@ class Segment {
   std::uint64_t hash(std::string_view key) const noexcept;
 
  private:
-  Segment(std::string path, boost::interprocess::mapped_region region, Access access);
+  Segment(std::string path, boost::interprocess::mapped_region region, Access access,
+          const Geometry& geometry);
   static Result<std::shared_ptr<Segment>> create(const SegmentOptions& options);
 
   std::string path_;

@@ -395,10 +395,7 @@ bool Table::term_is_current(std::uint64_t term) const noexcept {
 }
 
 Applied Table::apply(const Change& change, std::uint64_t term) {
-  const Applied outcome = impl_->apply(change, term);
-  if (outcome == Applied::kStaleTerm) return outcome;
-  impl_->count(outcome == Applied::kOld ? Counter::kEventsOld : Counter::kEventsApplied);
-  return outcome;
+  return impl_->apply(change, term);
 }
 
 void Table::count(Counter counter, std::uint64_t by) noexcept { impl_->count(counter, by); }

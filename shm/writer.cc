@@ -11,6 +11,20 @@ namespace {
 
 constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 constexpr std::uint32_t kTicksPerTurnover = 16;
+constexpr std::size_t kMostEntriesPerPage = kPageMaxBytes / entry_bytes(1, 0);
+
+// From which rank on everything fits the budget; that rank itself may do so only in part. 0: all of
+// it fits. Then recycling is compaction, and nothing need be lost.
+unsigned lowest_rank_within(std::uint64_t budget, std::uint64_t live_bytes,
+                            const std::array<std::uint64_t, 256>& bytes_of_rank) {
+  if (live_bytes <= budget) return 0;
+  std::uint64_t above = 0;
+  for (unsigned rank = 255; rank > 0; --rank) {
+    above += bytes_of_rank[rank];
+    if (above > budget) return rank;
+  }
+  return 1;
+}
 
 }  // namespace
 
@@ -27,8 +41,11 @@ void Writer::for_each_slot(Visit&& visit) {
 
 template <class Visit>
 void Writer::for_each_slot_in_page(std::uint64_t page, Visit&& visit) {
+  // Every slot of the stripe is looked at: by offset, which is cheaper than by page.
+  const std::uint64_t begin = segment_.page_offset(page);
+  const std::uint64_t bytes = segment_.geometry().page_bytes;
   for_each_slot([&](std::uint32_t, Atomic<std::uint64_t>& slot, std::uint64_t word) {
-    if (page_of_slot(segment_, word) == page) visit(slot, word);
+    if (slot_offset(word) - begin < bytes) visit(slot, word);
   });
 }
 
@@ -113,13 +130,16 @@ void Writer::advance_tick() {
 bool Writer::put(std::string_view key, std::uint64_t hash, std::string_view value,
                  std::uint64_t expires_ms, const Stamp& stamp) {
   const std::uint64_t bytes = entry_bytes(key.size(), value.size());
-  if (bytes > segment_.geometry().page_bytes) {
+  const auto give_up = [&] {
     if (const auto found = find(key, hash)) erase(*found);
     count(Counter::kTooLarge);
     return false;
-  }
+  };
+  if (bytes > segment_.geometry().page_bytes || key.size() > UINT16_MAX) return give_up();
   // May recycle a page, and with it move or drop what is held of this key: look for it afterwards.
-  const std::uint64_t offset = append(bytes);
+  const auto appended = append_with_room(bytes);
+  if (!appended) return give_up();
+  const std::uint64_t offset = *appended;
 
   EntryHeader header{};
   header.value_bytes = static_cast<std::uint32_t>(value.size());
@@ -134,7 +154,7 @@ bool Writer::put(std::string_view key, std::uint64_t hash, std::string_view valu
   header.checksum = entry_checksum(header, key, value);
 
   char* at = segment_.at(offset);
-  const std::uint64_t page_index = (offset - segment_.geometry().pages_offset) / segment_.geometry().page_bytes;
+  const std::uint64_t page_index = page_of_offset(offset);
   fence_before_bytes(segment_.page(page_index).generation);
   copy_to_shared(at, &header, sizeof header);
   copy_to_shared(at + sizeof header, key.data(), key.size());
@@ -183,17 +203,14 @@ void Writer::count_guard(Guard& guard) {
 
 // ---- pages ------------------------------------------------------------------------------------
 
-bool Writer::fits_open_page(std::uint64_t bytes) {
+// Every word is read once and checked: should a writer that was taken for dead still be at it, this
+// must not lead beyond the page.
+std::optional<std::uint64_t> Writer::append(std::uint64_t bytes) {
   const std::uint32_t open = stripe_.open_page.load(kRelaxed);
-  if (open >= page_count() || page(open).owner.load(kRelaxed) != index_ + 1) return false;
-  return std::uint64_t{page(open).used.load(kRelaxed)} + bytes <= segment_.geometry().page_bytes;
-}
-
-std::uint64_t Writer::append(std::uint64_t bytes) {
-  if (!fits_open_page(bytes)) make_room(bytes);
-  const std::uint32_t open = stripe_.open_page.load(kRelaxed);
+  if (open >= page_count() || page(open).owner.load(kRelaxed) != index_ + 1) return std::nullopt;
   PageDescriptor& into = page(open);
   const std::uint32_t used = into.used.load(kRelaxed);
+  if (used % kUnit != 0 || used + bytes > segment_.geometry().page_bytes) return std::nullopt;
   // Before the bytes: whoever repairs after us finds no entry beyond `used`.
   into.used.store(used + static_cast<std::uint32_t>(bytes), std::memory_order_release);
   return segment_.page_offset(first_page() + open) + used;
@@ -223,22 +240,20 @@ void Writer::open_page(std::uint32_t in_range) {
 }
 
 // One free page is always kept back: survivors of the next recycling go there. After the first
-// round it may be too full for `bytes`; the second keeps nothing and leaves a whole page.
-void Writer::make_room(std::uint64_t bytes) {
-  for (std::uint64_t keep_budget = segment_.geometry().page_bytes / 2;; keep_budget = 0) {
+// round it may be too full for `bytes`; the second keeps nothing and leaves a whole page. The third
+// is needed where somebody died while recycling, and no page was kept back.
+std::optional<std::uint64_t> Writer::append_with_room(std::uint64_t bytes) {
+  if (const auto offset = append(bytes)) return offset;
+  std::uint64_t keep_budget = segment_.geometry().page_bytes / 2;
+  for (int round = 0; round < 3; ++round, keep_budget = 0) {
     unsigned free_pages = 0;
     const std::uint32_t candidate = free_page(free_pages);
-    if (free_pages >= 2) return open_page(candidate);
     const std::uint32_t victim = choose_victim();
-    if (free_pages == 1) {
-      open_page(candidate);
-      recycle(victim, keep_budget);
-      if (fits_open_page(bytes)) return;
-    } else {
-      // No page kept back: somebody died while recycling. Nothing can be copied out.
-      recycle(victim, 0);
-    }
+    if (free_pages > 0) open_page(candidate);
+    if (free_pages < 2) recycle(victim, free_pages == 1 ? keep_budget : 0);
+    if (const auto offset = append(bytes)) return offset;
   }
+  return std::nullopt;
 }
 
 // A page that is at most half alive is cheap to compact: the emptiest of those; else the oldest.
@@ -261,8 +276,10 @@ std::uint32_t Writer::choose_victim() {
 }
 
 void Writer::move(Atomic<std::uint64_t>& slot, std::uint64_t word, const EntryRef& entry) {
-  const std::uint64_t to = append(entry.bytes);
-  const std::uint64_t page_index = (to - segment_.geometry().pages_offset) / segment_.geometry().page_bytes;
+  const auto moved_to = append(entry.bytes);
+  if (!moved_to) return;  // no room after all: it goes with its page
+  const std::uint64_t to = *moved_to;
+  const std::uint64_t page_index = page_of_offset(to);
   fence_before_bytes(segment_.page(page_index).generation);
   copy_to_shared(segment_.at(to), entry.start, entry.bytes);
   // release: pairs with the reader's acquire of the slot (I1).
@@ -288,44 +305,36 @@ void Writer::recycle(std::uint32_t in_range, std::uint64_t keep_budget) {
     return is_current(entry.header, epoch, floor) && !is_expired(entry.header, now);
   };
 
+  // One pass over the stripe; the list may be cut short by damage, releasing the page clears the rest.
+  std::array<Atomic<std::uint64_t>*, kMostEntriesPerPage> slots;
+  std::size_t slot_count = 0;
   std::array<std::uint64_t, 256> bytes_of_rank{};
   std::uint64_t live_bytes = 0;
   for_each_slot_in_page(page_index, [&](Atomic<std::uint64_t>& slot, std::uint64_t word) {
     const auto entry = read_entry(segment_, word);
-    if (!entry || !is_live(*entry)) return;
+    if (!entry || slot_count == slots.size()) return;
+    slots[slot_count++] = &slot;
+    if (!is_live(*entry)) return;
     bytes_of_rank[policy_.rank(use_of(slot).load(kRelaxed), tick)] += entry->bytes;
     live_bytes += entry->bytes;
   });
-  // All of it fits: then this is compaction, and nothing need be lost.
-  unsigned lowest_kept = live_bytes <= keep_budget ? 0 : 1;
-  if (lowest_kept != 0) {
-    std::uint64_t above = 0;
-    for (unsigned rank = 255; rank > 0; --rank) {
-      above += bytes_of_rank[rank];
-      if (above > keep_budget) {
-        lowest_kept = rank;
-        break;
+  const unsigned lowest_kept = lowest_rank_within(keep_budget, live_bytes, bytes_of_rank);
+
+  for (const bool boundary : {false, true}) {  // the lowest rank only as far as the budget goes
+    for (std::size_t i = 0; i < slot_count; ++i) {
+      const std::uint64_t word = slots[i]->load(kRelaxed);
+      const auto entry = read_entry(segment_, word);
+      if (!entry || entry->page != page_index) continue;  // moved in the first round
+      const unsigned rank = policy_.rank(use_of(*slots[i]).load(kRelaxed), tick);
+      const bool wanted = is_live(*entry) && (boundary ? rank == lowest_kept : rank > lowest_kept);
+      if (wanted && entry->bytes <= keep_budget) {
+        keep_budget -= entry->bytes;
+        move(*slots[i], word, *entry);
+      } else if (boundary && is_current(entry->header, epoch, floor)) {
+        count(is_expired(entry->header, now) ? Counter::kExpirations : Counter::kEvictions);
       }
     }
   }
-  if (keep_budget > 0) {
-    for (const bool boundary : {false, true}) {  // the lowest rank only as far as the budget goes
-      for_each_slot_in_page(page_index, [&](Atomic<std::uint64_t>& slot, std::uint64_t word) {
-        const auto entry = read_entry(segment_, word);
-        if (!entry || !is_live(*entry) || entry->bytes > keep_budget) return;
-        const unsigned rank = policy_.rank(use_of(slot).load(kRelaxed), tick);
-        if (boundary ? rank != lowest_kept : rank <= lowest_kept) return;
-        keep_budget -= entry->bytes;
-        move(slot, word, *entry);
-      });
-    }
-  }
-  for_each_slot_in_page(page_index, [&](Atomic<std::uint64_t>&, std::uint64_t word) {
-    const auto entry = read_entry(segment_, word);
-    if (entry && is_current(entry->header, epoch, floor)) {
-      count(is_expired(entry->header, now) ? Counter::kExpirations : Counter::kEvictions);
-    }
-  });
   release_page(in_range);
 }
 

@@ -65,6 +65,10 @@ class Writer {
  private:
   std::uint32_t first_page() const { return index_ * segment_.geometry().pages_per_stripe; }
   std::uint32_t page_count() const { return segment_.geometry().pages_per_stripe; }
+  std::uint64_t page_of_offset(std::uint64_t offset) const {
+    const Geometry& g = segment_.geometry();
+    return (offset - g.pages_offset) / g.page_bytes;
+  }
   // `in_range`: 0 to page_count().
   PageDescriptor& page(std::uint32_t in_range) { return segment_.page(first_page() + in_range); }
 
@@ -75,11 +79,12 @@ class Writer {
   template <class Visit>
   void for_each_slot_in_page(std::uint64_t page, Visit&& visit);
 
-  std::uint64_t append(std::uint64_t bytes);
+  // Where to write `bytes` in the open page; nothing when it has no room.
+  std::optional<std::uint64_t> append(std::uint64_t bytes);
+  // The same, recycling a page if need be.
+  std::optional<std::uint64_t> append_with_room(std::uint64_t bytes);
   void open_page(std::uint32_t in_range);
   std::uint32_t free_page(unsigned& free_pages);
-  bool fits_open_page(std::uint64_t bytes);
-  void make_room(std::uint64_t bytes);
   std::uint32_t choose_victim();
   void recycle(std::uint32_t in_range, std::uint64_t keep_budget);
   void move(Atomic<std::uint64_t>& slot, std::uint64_t word, const EntryRef& entry);
