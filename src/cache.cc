@@ -119,7 +119,7 @@ std::uint64_t deadline_after(std::uint64_t asked_ms, milliseconds ttl) {
 
 }  // namespace
 
-class Cache::Impl {
+class [[gnu::visibility("hidden")]] Cache::Impl {
  public:
   Impl(Options options, std::string node_id, std::shared_ptr<shm::Segment> segment,
        std::optional<sync::ClientOptions> client)

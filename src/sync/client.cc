@@ -17,8 +17,7 @@ namespace larder::sync {
 // only the descriptors out of it, which stand in atomics for that reason.
 class Client::Pool {
  public:
-  explicit Pool(std::size_t idle_max)
-      : idle_max_(idle_max), generation_(shm::fork_generation()) {}
+  explicit Pool(std::size_t idle_max) : idle_max_(idle_max), generation_(shm::fork_generation()) {}
 
   bool is_of_this_process() const noexcept { return generation_ == shm::fork_generation(); }
 

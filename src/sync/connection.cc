@@ -244,6 +244,10 @@ Status status_of_error(std::string_view text) {
   for (const KnownError& known : kKnownErrors) {
     if (known.code == first_word) return with_cure(known.status, known.cure);
   }
+  // Before a login Redis reads short commands only, and says "unauthenticated multibulk length".
+  if (contains(plain, "Protocol error: unauthenticated")) {
+    return with_cure(Code::kPermissionDenied, "set redis.password");
+  }
   if (contains(plain, "ACL failure in script") || contains(plain, "executing the script can't")) {
     return with_cure(Code::kPermissionDenied,
                      "extend this user's ACL: commands, key pattern, channel");

@@ -22,7 +22,6 @@
 namespace larder::sync {
 namespace {
 
-using shm::Counter;
 
 timeval to_timeval(std::chrono::milliseconds ms) {
   return {static_cast<time_t>(ms.count() / 1000),
@@ -74,6 +73,8 @@ class Reign final : private SubscriptionListener {
   // A former leader that was stopped between its look at the term and its store of the word leaves
   // its own opinion when it comes back; so ours is repeated.
   void repeat_in_sync() { host_.set_in_sync(follower_.in_sync()); }
+
+  void abandon() noexcept { subscription_.abandon(); }
 
  private:
   void on_subscribed() override {
@@ -176,6 +177,11 @@ class Leader::Loop {
     thread_.join();
   }
 
+  // The parent's connections only: Redis must not feed a subscriber that lives on in a child.
+  void abandon() noexcept {
+    if (reign_) reign_->abandon();
+  }
+
  private:
   static void on_stop(evutil_socket_t, short, void* self) {
     event_base_loopbreak(static_cast<Loop*>(self)->base_.get());
@@ -255,6 +261,8 @@ class Leader::Loop {
     watched_pid_ = 0;
     death_event_.reset();
     death_fd_.reset();
+    // Who led before is dead or stopped; what it said last holds no longer.
+    hot().in_sync.store(0, std::memory_order_release);
     if (Status s = table_.join(); !s.ok()) {
       logger_->log(LogLevel::kError, "cannot lead: " + s.message());
       if (with_lock) table_.processes().stop_leading();
@@ -347,7 +355,9 @@ void Leader::stop() {
 }
 
 void Leader::abandon(std::unique_ptr<Leader> inherited) noexcept {
-  if (inherited) (void)inherited.release();
+  if (!inherited) return;
+  inherited->loop_->abandon();
+  (void)inherited.release();
 }
 
 }  // namespace larder::sync

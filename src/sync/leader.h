@@ -42,7 +42,7 @@ class Leader {
   Status start();
   // Gives leadership up and joins the thread. Idempotent.
   void stop();
-  // In a forked child: leaves everything as it is, and leaks it.
+  // In a forked child: closes the descriptors of the parent's connections, leaks the rest.
   static void abandon(std::unique_ptr<Leader> inherited) noexcept;
 
  private:

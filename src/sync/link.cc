@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <hiredis/adapters/libevent.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -116,7 +117,11 @@ void Link::close() {
   failure_ = {};
   forget_waiting();
   // Forgotten before it is freed: freeing calls every pending callback, without a reply.
-  if (context_ != nullptr) redisAsyncFree(std::exchange(context_, nullptr));
+  redisAsyncContext* context = std::exchange(context_, nullptr);
+  if (context == nullptr) return;
+  // A child forked meanwhile holds the same connection, so closing it here would not end it there.
+  ::shutdown(context->c.fd, SHUT_RDWR);
+  redisAsyncFree(context);
 }
 
 void Link::forget_waiting() {
@@ -135,7 +140,7 @@ void Link::abandon() noexcept {
   (void)report_.release();
 }
 
-void Link::fail(Status why) {
+void Link::fail(const Status& why) {
   close();
   callbacks_.on_failed(why);
 }

@@ -109,7 +109,7 @@ class Link {
 
   bool is_current(const redisAsyncContext* context) const noexcept { return context == context_; }
   void broke(const redisAsyncContext* context, Status why);
-  void fail(Status why);
+  void fail(const Status& why);
   void fail_later(Status why);  // where `on_failed` must not be called
 
   event_base* base_;

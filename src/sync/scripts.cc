@@ -189,35 +189,25 @@ std::string sha1_hex(std::string_view bytes) {
   return hex;
 }
 
-const Script& fill_script() {
-  static const Script script = read_script(kFill);
-  return script;
-}
+namespace {
 
-const Script& write_script() {
-  static const Script script = change_script(kWrite);
-  return script;
-}
+// Made when the library is loaded, not at first use: the guard of a static in a function would be
+// locked for ever in a child whose parent was just making it on another thread.
+const Script kFillScript = read_script(kFill);
+const Script kWriteScript = change_script(kWrite);
+const Script kDeleteManyScript = change_script(kDeleteMany);
+const Script kClearScript = change_script(kClear);
+const Script kClearDatabaseScript = change_script(kClearDatabase);
+const Script kLogEndScript = read_script(kLogEnd);
 
-const Script& delete_many_script() {
-  static const Script script = change_script(kDeleteMany);
-  return script;
-}
+}  // namespace
 
-const Script& clear_script() {
-  static const Script script = change_script(kClear);
-  return script;
-}
-
-const Script& clear_database_script() {
-  static const Script script = change_script(kClearDatabase);
-  return script;
-}
-
-const Script& log_end_script() {
-  static const Script script = read_script(kLogEnd);
-  return script;
-}
+const Script& fill_script() { return kFillScript; }
+const Script& write_script() { return kWriteScript; }
+const Script& delete_many_script() { return kDeleteManyScript; }
+const Script& clear_script() { return kClearScript; }
+const Script& clear_database_script() { return kClearDatabaseScript; }
+const Script& log_end_script() { return kLogEndScript; }
 
 std::string log_key(std::string_view channel) { return std::string(kLogPrefix).append(channel); }
 

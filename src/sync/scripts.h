@@ -13,7 +13,7 @@
 // ACL: +evalsha +eval +exists +type +xinfo +xadd +get +pttl +set +del +publish +time +scan +ping
 // +select, `~prefix*`, `~larder:log:channel`, `&channel`, and +flushdb for the database scope.
 //
-// Threads: constants. Everything here is a pure function.
+// Threads: constants, made when the library is loaded. Everything else here is a pure function.
 #pragma once
 
 #include <string>

@@ -71,7 +71,11 @@ bool TableHost::holds(std::string_view key) { return table_.contains(key); }
 void TableHost::refetch(std::string_view key) { refetch_(key); }
 
 void TableHost::set_in_sync(bool in_sync) {
-  hot().in_sync.store(in_sync ? 1 : 0, std::memory_order_release);
+  // Repeated at every turn, on a line that every reader looks at: leave it alone when it is right.
+  const std::uint32_t wanted = in_sync ? 1 : 0;
+  if (hot().in_sync.load(std::memory_order_relaxed) != wanted) {
+    hot().in_sync.store(wanted, std::memory_order_release);
+  }
 }
 
 void TableHost::count(Counter counter) { table_.count(counter); }
