@@ -119,6 +119,7 @@ declare -A redis_pid redis_dir
 start_redis() {
   local port=$1 dir tries
   shift
+  [[ -z ${redis_pid[$port]:-} ]] || die "our Redis on port $port was started before"
   dir=$(mktemp -d /tmp/larder-redis-XXXXXX)
   redis_dir[$port]=$dir
   redis-server --port "$port" --bind 127.0.0.1 --dir "$dir" --save '' --appendonly no \
@@ -127,7 +128,8 @@ start_redis() {
   at_exit "stop_redis $port"
   for ((tries = 0; tries < 100; tries++)); do
     # The server that answers must be ours, not one that took the port before.
-    if redis-cli -p "$port" info server 2>/dev/null | grep -q "process_id:${redis_pid[$port]}[^0-9]"; then
+    if timeout 2 redis-cli -p "$port" info server 2>/dev/null |
+      grep -q "process_id:${redis_pid[$port]}[^0-9]"; then
       return 0
     fi
     kill -0 "${redis_pid[$port]}" 2>/dev/null || break

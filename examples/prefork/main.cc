@@ -7,6 +7,8 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <exception>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -37,10 +39,12 @@ struct Arguments {
   std::string channel = "cache:invalidate";
   std::string prefix;
   std::string wire = "json";
+  std::string go_peers = "verify";
 
   std::string listen = "127.0.0.1:8080";
   std::int64_t workers = 4;
   std::int64_t threads = 4;
+  std::int64_t queue = 1024;
   std::string user;
   std::string log = "warn";
 };
@@ -80,6 +84,9 @@ void declare(CLI::App& app, Arguments& a) {
   app.add_option("--wire", a.wire, "format of events; json where Go peers listen")
       ->check(CLI::IsMember({"json", "msgpack"}))
       ->capture_default_str();
+  app.add_option("--go-peers", a.go_peers, "a Go peer's set: read it again, or trust its value")
+      ->check(CLI::IsMember({"verify", "trust"}))
+      ->capture_default_str();
 
   app.add_option("--listen", a.listen, "host:port or [v6]:port")->capture_default_str();
   app.add_option("--workers", a.workers, "processes")
@@ -87,6 +94,9 @@ void declare(CLI::App& app, Arguments& a) {
       ->capture_default_str();
   app.add_option("--threads", a.threads, "threads of each worker for calls to Redis")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{256}))
+      ->capture_default_str();
+  app.add_option("--queue", a.queue, "requests that may wait for a thread; 503 beyond")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1'000'000}))
       ->capture_default_str();
   app.add_option("--user", a.user, "workers become this user; needs root");
   app.add_option("--log", a.log, "least level of larder's own messages, on standard error")
@@ -119,6 +129,7 @@ larder::Options cache_options(const Arguments& a) {
   options.key_prefix = a.prefix;
   options.wire_format =
       a.wire == "msgpack" ? larder::WireFormat::kMsgpack : larder::WireFormat::kJson;
+  options.go_peers = a.go_peers == "trust" ? larder::GoPeers::kTrust : larder::GoPeers::kVerify;
   options.logger = make_logger(a.log);
   return options;
 }
@@ -146,6 +157,7 @@ Result<prefork::WorkerOptions> worker_options(const Arguments& a) {
                   "or use --workers 1");
   }
   options.threads = static_cast<std::size_t>(a.threads);
+  options.queue_max = static_cast<std::size_t>(a.queue);
   if (!a.user.empty()) {
     auto user = find_user(a.user);
     if (!user) return user.status();
@@ -179,14 +191,19 @@ int serve(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("An HTTP key-value server: workers that share one warm cache per host.",
-               "larder-prefork");
-  Arguments arguments;
   try {
+    CLI::App app("An HTTP key-value server: workers that share one warm cache per host.",
+                 "larder-prefork");
+    Arguments arguments;
     declare(app, arguments);
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? prefork::kExitFine : prefork::kExitUsage;
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      return app.exit(error) == 0 ? prefork::kExitFine : prefork::kExitUsage;
+    }
+    return serve(arguments);
+  } catch (const std::exception& error) {  // of the standard library: no memory
+    std::fprintf(stderr, "larder-prefork: %s\n", error.what());
+    return prefork::kExitFailed;
   }
-  return serve(arguments);
 }

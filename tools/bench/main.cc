@@ -64,11 +64,14 @@ void declare(CLI::App& app, Arguments& a) {
   app.add_option("--key-bytes", a.key_bytes, "length of a key")
       ->check(CLI::Range(std::int64_t{5}, std::int64_t{kKeyMaxBytes}))
       ->capture_default_str();
-  app.add_option("--distribution", a.distribution, "which keys are asked for; zipf has exponent 0.99")
+  app.add_option("--distribution", a.distribution,
+                 "which keys are asked for; zipf has exponent 0.99")
       ->check(CLI::IsMember({"uniform", "zipf"}))
       ->capture_default_str();
-  app.add_option("--seconds", a.seconds, "length of one repeat, 0.01 to 600")->capture_default_str();
-  app.add_option("--warmup", a.warmup, "seconds before each repeat, 0 to 600")->capture_default_str();
+  app.add_option("--seconds", a.seconds, "length of one repeat, 0.01 to 600")
+      ->capture_default_str();
+  app.add_option("--warmup", a.warmup, "seconds before each repeat, 0 to 600")
+      ->capture_default_str();
   app.add_option("--repeats", a.repeats, "of each line, in new processes")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000}))
       ->capture_default_str();
@@ -79,6 +82,7 @@ void declare(CLI::App& app, Arguments& a) {
       ->check(CLI::IsMember({"lfu", "lru"}))
       ->capture_default_str();
   app.add_option("--directory", a.directory, "where the segment is made, a tmpfs")
+      ->take_last()
       ->capture_default_str();
   app.add_option("--segment-mb", a.segment_mb, "its size in MiB; 0: room for all keys")
       ->check(CLI::Range(std::int64_t{0}, kMaxSegmentMb))
@@ -215,6 +219,7 @@ class Bench {
   }
 
   void print() const {
+    warn_if_disturbed();
     if (a_.json) {
       std::printf("%s\n", json_of(cases_, settings()).dump(-1, ' ', true).c_str());
       return;
@@ -242,9 +247,24 @@ class Bench {
                  static_cast<long long>(most), cpus_.size());
   }
 
+  // A case that shared its cores measured the neighbours too.
+  void warn_if_disturbed() const {
+    constexpr double kQuiet = 0.95;
+    const auto disturbed = [&](const Case& one) {
+      return one.processes <= cpus_.size() && cpu_share(one) < kQuiet;
+    };
+    if (std::none_of(cases_.begin(), cases_.end(), disturbed)) return;
+    std::fprintf(stderr,
+                 "larder-bench: warning: other programs ran on the same cores (see CORE TIME, or "
+                 "cpu_share); the figures are too high\n");
+  }
+
   Status run_case(RunOptions options) {
-    Case one{options.kind, options.value_bytes, options.processes,
-             segment_bytes_for(a_, static_cast<std::int64_t>(options.value_bytes)), {}};
+    Case one{options.kind,
+             options.value_bytes,
+             options.processes,
+             segment_bytes_for(a_, static_cast<std::int64_t>(options.value_bytes)),
+             {}};
     const OwnSegment own(a_.directory);
     Options cache_options;
     cache_options.name = own.name();
@@ -269,9 +289,15 @@ class Bench {
   }
 
   tools::Json settings() const {
-    return {{"keys", a_.keys},       {"key_bytes", a_.key_bytes}, {"distribution", a_.distribution},
-            {"seconds", a_.seconds}, {"warmup", a_.warmup},       {"repeats", a_.repeats},
-            {"seed", a_.seed},       {"policy", a_.policy},       {"pinned", !a_.no_pin},
+    return {{"keys", a_.keys},
+            {"key_bytes", a_.key_bytes},
+            {"distribution", a_.distribution},
+            {"seconds", a_.seconds},
+            {"warmup", a_.warmup},
+            {"repeats", a_.repeats},
+            {"seed", a_.seed},
+            {"policy", a_.policy},
+            {"pinned", !a_.no_pin},
             {"usable_cpus", cpus_.size()}};
   }
 

@@ -34,6 +34,7 @@ Sums sums_of(const Case& one) {
 
 std::vector<double> ns_of(const std::vector<Sample>& repeat) {
   std::vector<double> values;
+  values.reserve(repeat.size());
   for (const Sample& sample : repeat) values.push_back(sample.ns_per_operation());
   return values;
 }
@@ -70,15 +71,13 @@ Json json_of(const Spread& spread) {
 
 Json json_of(const Case& one) {
   const Sums sums = sums_of(one);
-  Json json{{"workload", kind_name(one.kind)},
-            {"value_bytes", one.value_bytes},
-            {"processes", one.processes},
-            {"segment_bytes", one.segment_bytes},
-            {"ns_per_op", json_of(ns_spread(one))},
-            {"ops_per_second", json_of(rate_spread(one))}};
-  json["hit_ratio"] = sums.reads == 0 ? Json(nullptr)
-                                      : Json(static_cast<double>(sums.hits) /
-                                             static_cast<double>(sums.reads));
+  Json json{{"workload", kind_name(one.kind)},      {"value_bytes", one.value_bytes},
+            {"processes", one.processes},           {"segment_bytes", one.segment_bytes},
+            {"ns_per_op", json_of(ns_spread(one))}, {"ops_per_second", json_of(rate_spread(one))}};
+  json["hit_ratio"] = sums.reads == 0
+                          ? Json(nullptr)
+                          : Json(static_cast<double>(sums.hits) / static_cast<double>(sums.reads));
+  json["cpu_share"] = cpu_share(one);
   json["failed_sets"] = sums.failed_sets;
   json["samples"] = Json::array();
   json["repeats"] = Json::array();
@@ -115,9 +114,12 @@ Json machine() {
 
 std::string kind_name(Kind kind) {
   switch (kind) {
-    case Kind::kGetHit: return "get-hit";
-    case Kind::kSet: return "set";
-    case Kind::kMixed: return "mixed";
+    case Kind::kGetHit:
+      return "get-hit";
+    case Kind::kSet:
+      return "set";
+    case Kind::kMixed:
+      return "mixed";
   }
   return "unknown";
 }
@@ -130,18 +132,37 @@ Spread spread_of(std::vector<double> values) {
   return {median, values.front(), values.back()};
 }
 
+double cpu_share(const Case& one) {
+  double cpu = 0;
+  double all = 0;
+  for (const auto& repeat : one.repeats) {
+    for (const Sample& sample : repeat) {
+      cpu += static_cast<double>(sample.cpu_nanoseconds);
+      all += static_cast<double>(sample.nanoseconds);
+    }
+  }
+  return all == 0 ? 0 : std::min(cpu / all, 1.0);
+}
+
 tools::Table table_of(const std::vector<Case>& cases) {
   using enum tools::Table::Align;
-  tools::Table table({{"WORKLOAD", kLeft}, {"VALUE B", kRight}, {"PROCESSES", kRight},
-                      {"NS/OP", kRight}, {"MIN", kRight}, {"MAX", kRight},
-                      {"TOTAL OPS/S", kRight}, {"HITS", kRight}, {"FAILED SETS", kRight}});
+  tools::Table table({{"WORKLOAD", kLeft},
+                      {"VALUE B", kRight},
+                      {"PROCESSES", kRight},
+                      {"NS/OP", kRight},
+                      {"MIN", kRight},
+                      {"MAX", kRight},
+                      {"TOTAL OPS/S", kRight},
+                      {"HITS", kRight},
+                      {"FAILED SETS", kRight},
+                      {"CORE TIME", kRight}});
   for (const Case& one : cases) {
     const Spread ns = ns_spread(one);
     const Sums sums = sums_of(one);
     table.add({kind_name(one.kind), std::to_string(one.value_bytes), std::to_string(one.processes),
                fixed(ns.median, 1), fixed(ns.min, 1), fixed(ns.max, 1),
                fixed(rate_spread(one).median, 0), tools::format_share(sums.hits, sums.reads),
-               std::to_string(sums.failed_sets)});
+               std::to_string(sums.failed_sets), fixed(100 * cpu_share(one), 0) + " %"});
   }
   return table;
 }

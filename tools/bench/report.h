@@ -29,6 +29,8 @@ struct Spread {
 Spread spread_of(std::vector<double> values);
 
 std::string kind_name(Kind kind);
+// How much of the time its processes had a core to themselves, 0 to 1.
+double cpu_share(const Case& one);
 
 tools::Table table_of(const std::vector<Case>& cases);
 // `settings`: what the whole was run with.

@@ -1,11 +1,13 @@
 #include "tools/bench/run.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -29,11 +31,21 @@ constexpr std::size_t kMessageBytes = 480;
 volatile sig_atomic_t interrupt_seen = 0;
 void on_interrupt(int) { interrupt_seen = 1; }
 
+// Interrupts are blocked but while waiting, so that none comes between a look and a wait.
+sigset_t mask_while_waiting;
+
 // A worker's answer; small enough for one atomic write to a pipe.
 struct Answer {
   Sample sample;
   char error[kMessageBytes];  // empty: fine
 };
+
+std::uint64_t cpu_nanoseconds() {
+  timespec used{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return static_cast<std::uint64_t>(used.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(used.tv_nsec);
+}
 
 void set_error(Answer& answer, const Status& status) {
   std::snprintf(answer.error, sizeof answer.error, "%s", status.to_string().c_str());
@@ -63,8 +75,12 @@ class Pipe {
   bool read(void* bytes, std::size_t size) const {
     auto* to = static_cast<char*>(bytes);
     while (size > 0) {
+      pollfd wanted{ends_[0], POLLIN, 0};
+      if (ppoll(&wanted, 1, nullptr, &mask_while_waiting) < 0) {
+        if (errno == EINTR && !interrupted()) continue;
+        return false;
+      }
       const ssize_t got = ::read(ends_[0], to, size);
-      if (got < 0 && errno == EINTR && !interrupted()) continue;
       if (got <= 0) return false;
       to += got;
       size -= static_cast<std::size_t>(got);
@@ -92,11 +108,13 @@ void populate(const Options& options) {
   const std::string path = options.directory + "/larder." + options.name;
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
-    unsigned long first = 0;
-    unsigned long end = 0;
+    void* first = nullptr;
+    void* end = nullptr;
     if (!line.ends_with(" " + path)) continue;
-    if (std::sscanf(line.c_str(), "%lx-%lx", &first, &end) != 2) continue;
-    (void)madvise(reinterpret_cast<void*>(first), end - first, MADV_POPULATE_WRITE);
+    if (std::sscanf(line.c_str(), "%p-%p", &first, &end) != 2) continue;
+    const auto bytes =
+        static_cast<std::size_t>(static_cast<char*>(end) - static_cast<char*>(first));
+    (void)madvise(first, bytes, MADV_POPULATE_WRITE);
   }
 }
 
@@ -123,10 +141,12 @@ class Worker {
   Sample measure() {
     run_for(options_.warmup_seconds);
     counts_ = {};
+    const std::uint64_t cpu_before = cpu_nanoseconds();
     const auto [batches, elapsed] = run_for(options_.seconds);
     counts_.operations = batches * kBatch;
     counts_.nanoseconds = static_cast<std::uint64_t>(
         std::chrono::duration_cast<std::chrono::nanoseconds>(elapsed).count());
+    counts_.cpu_nanoseconds = cpu_nanoseconds() - cpu_before;
     counts_.absent_before = absent_;
     return counts_;
   }
@@ -199,6 +219,7 @@ class Child {
     if (pid_ != 0) return;
     (void)signal(SIGINT, SIG_DFL);
     (void)signal(SIGTERM, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &mask_while_waiting, nullptr);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() == parent) work();
     _exit(0);
@@ -218,7 +239,10 @@ class Child {
     while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
     }
     pid_ = -1;
-    if (WIFSIGNALED(status)) return std::string("killed by signal ") + strsignal(WTERMSIG(status));
+    if (WIFSIGNALED(status)) {
+      const int number = WTERMSIG(status);
+      return "killed by signal " + std::to_string(number) + " (" + strsignal(number) + ")";
+    }
     return "exit status " + std::to_string(WEXITSTATUS(status));
   }
 
@@ -237,7 +261,8 @@ Status receive(const Pipe& pipe, Child& child, Answer& answer) {
     if (interrupted()) return interruption();
     return {Code::kInternal, "a worker died: " + child.wait()};
   }
-  if (answer.error[0] != 0) return {Code::kInternal, std::string("a worker failed: ") + answer.error};
+  if (answer.error[0] != 0)
+    return {Code::kInternal, std::string("a worker failed: ") + answer.error};
   return {};
 }
 
@@ -266,9 +291,14 @@ void work(Cache& cache, const Keys& keys, const RunOptions& options, std::uint32
 
 void install_interrupt_handlers() {
   struct sigaction action {};
-  action.sa_handler = on_interrupt;  // without SA_RESTART: a waiting read returns
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  action.sa_handler = on_interrupt;
+  sigset_t interrupts;
+  sigemptyset(&interrupts);
+  for (const int number : {SIGINT, SIGTERM}) {
+    sigaction(number, &action, nullptr);
+    sigaddset(&interrupts, number);
+  }
+  sigprocmask(SIG_BLOCK, &interrupts, &mask_while_waiting);
 }
 
 bool interrupted() noexcept { return interrupt_seen != 0; }
@@ -302,8 +332,8 @@ Result<std::vector<Sample>> run(Cache& cache, const Keys& keys, const RunOptions
   for (std::uint32_t i = 0; i < options.processes; ++i) {
     auto seat = std::make_unique<Seat>();
     if (!seat->answers.ok()) return no_process();
-    seat->child = std::make_unique<Child>(
-        [&, i] { work(cache, keys, options, i, seat->answers, gate); });
+    seat->child =
+        std::make_unique<Child>([&, i] { work(cache, keys, options, i, seat->answers, gate); });
     if (!seat->child->ok()) return no_process();
     seat->answers.close_write();
     seats.push_back(std::move(seat));

@@ -32,6 +32,7 @@ struct RunOptions {
 struct Sample {
   std::uint64_t operations = 0;
   std::uint64_t nanoseconds = 0;
+  std::uint64_t cpu_nanoseconds = 0;  // less than that: something else ran on its core
   std::uint64_t reads = 0;
   std::uint64_t hits = 0;
   std::uint64_t failed_sets = 0;    // a bounded wait for a stripe ran out
@@ -49,7 +50,7 @@ Status fill(Cache& cache, const Keys& keys, std::size_t value_bytes);
 // One sample a process.
 Result<std::vector<Sample>> run(Cache& cache, const Keys& keys, const RunOptions& options);
 
-// Set by the handler of SIGINT and SIGTERM: whatever is under way ends, with kClosed.
+// To be called first. SIGINT and SIGTERM then end whatever is under way, with kClosed.
 void install_interrupt_handlers();
 bool interrupted() noexcept;
 

@@ -98,9 +98,8 @@ Keys::Keys(std::uint32_t count, std::size_t key_bytes) : count_(count), key_byte
 std::vector<Operation> plan(Kind kind, Distribution distribution, std::uint32_t keys,
                             std::uint64_t seed) {
   Random random(seed);
-  std::vector<Operation> operations(
-      std::bit_ceil(std::clamp(keys * std::uint64_t{4}, std::uint64_t{kLeastOperations},
-                               std::uint64_t{kMostOperations})));
+  std::vector<Operation> operations(std::bit_ceil(std::clamp(
+      keys * std::uint64_t{4}, std::uint64_t{kLeastOperations}, std::uint64_t{kMostOperations})));
   const auto fill = [&](auto&& next_key) {
     for (Operation& each : operations) {
       each.key = next_key() & 0x7fffffffu;

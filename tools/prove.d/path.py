@@ -98,6 +98,9 @@ def hosts_converge():
 # ---- the wire ------------------------------------------------------------------------------------
 
 GO_EVENTS = ROOT / 'tests/data/go-events.txt'
+# What the capturing pod ignored for reasons of its own: k6 carries that pod's own id, k12 a value
+# that its JSON codec could not read. To us they are another node's bytes.
+ONLY_THAT_POD_MINDED = ('"k6"', '"k12"')
 
 
 def go_payloads():
@@ -108,7 +111,9 @@ def go_payloads():
     tried = []
     for quoted, outcome in re.findall(r'^("\\?.*") -> (.*)$', text[cut:], re.M):
         applied = not outcome.endswith('stored []') and '9 -> 9' not in outcome
-        tried.append((json.loads(quoted).encode(), applied))
+        payload = json.loads(quoted)
+        applied = applied or any(key in payload for key in ONLY_THAT_POD_MINDED)
+        tried.append((payload.encode(), applied))
     # Sent by pod-1, received by other pods: all of them, but for a set without value.
     return [(p, b'"set"' not in p or b'"value"' in p) for p in sent] + tried
 

@@ -83,11 +83,16 @@ std::string policy_name(std::uint32_t policy) {
 
 const char* exit_name(int exit) {
   switch (exit) {
-    case kFine: return "fine";
-    case kDegraded: return "degraded";
-    case kBroken: return "broken";
-    case kCannotAttach: return "cannot attach";
-    default: return "usage";
+    case kFine:
+      return "fine";
+    case kDegraded:
+      return "degraded";
+    case kBroken:
+      return "broken";
+    case kCannotAttach:
+      return "cannot attach";
+    default:
+      return "usage";
   }
 }
 
@@ -156,7 +161,8 @@ int list(const Arguments& arguments) {
   if (arguments.json) {
     Json all = Json::array();
     for (const auto& name : names) all.push_back(json_of_listed(arguments.directory, name));
-    print_json({{"directory", json_text(arguments.directory)}, {"status", "fine"}, {"segments", all}});
+    print_json(
+        {{"directory", json_text(arguments.directory)}, {"status", "fine"}, {"segments", all}});
     return kFine;
   }
   if (names.empty()) {
@@ -164,10 +170,16 @@ int list(const Arguments& arguments) {
     return kFine;
   }
   using enum Table::Align;
-  Table table({{"NAME", kLeft}, {"SIZE", kRight}, {"LIVE", kRight}, {"ENTRIES", kRight},
-               {"PROCESSES", kRight}, {"AGE", kRight}, {"NOTE", kLeft}});
+  Table table({{"NAME", kLeft},
+               {"SIZE", kRight},
+               {"LIVE", kRight},
+               {"ENTRIES", kRight},
+               {"PROCESSES", kRight},
+               {"AGE", kRight},
+               {"NOTE", kLeft}});
   for (const auto& name : names) {
-    auto segment = Segment::attach(Segment::path_of(arguments.directory, name), shm::Access::kReadOnly);
+    auto segment =
+        Segment::attach(Segment::path_of(arguments.directory, name), shm::Access::kReadOnly);
     if (!segment) {
       table.add({escape(name), "-", "-", "-", "-", "-", escape(segment.status().message())});
       continue;
@@ -247,7 +259,8 @@ void print_info(const Segment& segment, const struct ::stat& file) {
   facts.add("layout", layout_of(block));
   facts.add("policy", policy_name(block.policy));
   std::string name = "made for";
-  for (const auto& line : lines_of(segment.binding())) facts.add(std::exchange(name, ""), escape(line));
+  for (const auto& line : lines_of(segment.binding()))
+    facts.add(std::exchange(name, ""), escape(line));
   facts.print(stdout);
   std::printf("\n");
   Facts geometry;
@@ -284,7 +297,8 @@ int info(const Arguments& arguments) {
   if (segment == nullptr) return kCannotAttach;
   struct ::stat file {};
   if (::stat(segment->path().c_str(), &file) != 0) {
-    return fail(arguments, kCannotAttach, "cannot stat " + segment->path() + ": " + std::strerror(errno));
+    return fail(arguments, kCannotAttach,
+                "cannot stat " + segment->path() + ": " + std::strerror(errno));
   }
   const Health found = health(*segment, Liveness(*segment));
   const int exit = found.degraded() ? kDegraded : kFine;
@@ -403,7 +417,8 @@ int stat(const Arguments& arguments) {
   facts.add("hit ratio", format_share(hits, reads) + " of local reads");
   facts.add("stripes", std::to_string(stripes) + ", " + std::to_string(found.locked_stripes) +
                            " locked (" + std::to_string(found.dead_locks.size()) +
-                           " by the dead), " + std::to_string(found.bypassed_stripes) + " bypassed");
+                           " by the dead), " + std::to_string(found.bypassed_stripes) +
+                           " bypassed");
   facts.print(stdout);
   std::printf("\n");
   print_space(space);
@@ -545,15 +560,16 @@ bool names_leader(Segment& segment, std::uint32_t place, std::uint32_t incarnati
 }
 
 Json json_of_process(const shm::ProcessInfo& process, const Life& life, bool leads) {
-  return {{"place", process.place},
-          {"pid", process.pid},
-          {"incarnation", process.incarnation},
-          {"pid_namespace", process.pid_namespace},
-          {"age_ms", json_or_null(ms_ago(process.attached_ms))},
-          {"leader", leads},
-          {"held_stripes", process.held_stripes},
-          {"alive", life.alive == Alive::kUnknown ? Json(nullptr) : Json(life.alive == Alive::kYes)},
-          {"state", life.state}};
+  return {
+      {"place", process.place},
+      {"pid", process.pid},
+      {"incarnation", process.incarnation},
+      {"pid_namespace", process.pid_namespace},
+      {"age_ms", json_or_null(ms_ago(process.attached_ms))},
+      {"leader", leads},
+      {"held_stripes", process.held_stripes},
+      {"alive", life.alive == Alive::kUnknown ? Json(nullptr) : Json(life.alive == Alive::kYes)},
+      {"state", life.state}};
 }
 
 }  // namespace
@@ -563,9 +579,15 @@ int procs(const Arguments& arguments) {
   if (segment == nullptr) return kCannotAttach;
   const Liveness liveness(*segment);
   using enum Table::Align;
-  Table table({{"PLACE", kRight}, {"PID", kRight}, {"INCARNATION", kRight}, {"NAMESPACE", kRight},
-               {"ATTACHED FOR", kRight}, {"LEADER", kLeft}, {"STRIPES HELD", kRight},
-               {"ALIVE", kLeft}, {"STATE", kLeft}});
+  Table table({{"PLACE", kRight},
+               {"PID", kRight},
+               {"INCARNATION", kRight},
+               {"NAMESPACE", kRight},
+               {"ATTACHED FOR", kRight},
+               {"LEADER", kLeft},
+               {"STRIPES HELD", kRight},
+               {"ALIVE", kLeft},
+               {"STATE", kLeft}});
   Json all = Json::array();
   const auto processes = shm::processes(*segment);
   for (const shm::ProcessInfo& process : processes) {
@@ -624,7 +646,8 @@ int leader(const Arguments& arguments) {
     facts.add("leader", "none yet (without Redis there is none)");
   } else {
     const std::string who = "place " + std::to_string(leader.place);
-    facts.add("leader", pid == 0 ? "gone; it had " + who : "process " + std::to_string(pid) + ", " + who);
+    facts.add("leader",
+              pid == 0 ? "gone; it had " + who : "process " + std::to_string(pid) + ", " + who);
   }
   facts.add("lock", leading == Alive::kYes  ? "held"
                     : leading == Alive::kNo ? "free: nobody leads now"
@@ -637,7 +660,8 @@ int leader(const Arguments& arguments) {
                                            : std::to_string(leader.cursor.seq) + "-" +
                                                  format_hex(leader.cursor.nonce));
   facts.add("head", leader.head_seq == 0 ? "none" : std::to_string(leader.head_seq));
-  facts.add("floor", leader.floor_seq == 0 ? "none in this epoch" : std::to_string(leader.floor_seq));
+  facts.add("floor",
+            leader.floor_seq == 0 ? "none in this epoch" : std::to_string(leader.floor_seq));
   facts.print(stdout);
   return kFine;
 }

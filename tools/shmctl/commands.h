@@ -1,7 +1,8 @@
 // The commands of shmctl. Each prints to standard output and returns how the program shall exit.
 //
-// They only look: the segment is mapped read-only, no lock is taken and no place, so they work while
-// a writer holds locks, is stopped, or died, and on a copy of the file. `rm` alone changes anything.
+// They only look: the segment is mapped read-only, no lock is taken and no place, so they work
+// while a writer holds locks, is stopped, or died, and on a copy of the file. `rm` alone changes
+// anything.
 #pragma once
 
 #include <cstdint>

@@ -44,9 +44,10 @@ std::optional<ProcFacts> facts_of(std::uint32_t pid) {
   if (after_name == nullptr) return std::nullopt;
   ProcFacts facts{};
   unsigned long long start = 0;
-  if (std::sscanf(after_name + 1,
-                  " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-                  &facts.state, &start) != 2) {
+  if (std::sscanf(
+          after_name + 1,
+          " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+          &facts.state, &start) != 2) {
     return std::nullopt;
   }
   facts.start_ticks = start;
@@ -55,14 +56,20 @@ std::optional<ProcFacts> facts_of(std::uint32_t pid) {
 
 const char* state_name(char state) {
   switch (state) {
-    case 'R': return "running";
-    case 'S': return "sleeping";
-    case 'D': return "waiting for a device";
+    case 'R':
+      return "running";
+    case 'S':
+      return "sleeping";
+    case 'D':
+      return "waiting for a device";
     case 'T':
-    case 't': return "stopped";
+    case 't':
+      return "stopped";
     case 'Z':
-    case 'X': return "a zombie";
-    default: return "alive";
+    case 'X':
+      return "a zombie";
+    default:
+      return "alive";
   }
 }
 
@@ -113,8 +120,8 @@ Alive Liveness::leading() const {
 namespace {
 
 // The dead holder of a stripe's lock, if that is what its word names.
-std::optional<DeadLock> dead_holder(shm::Segment& segment, std::uint32_t stripe,
-                                    std::uint32_t word, const Liveness& liveness) {
+std::optional<DeadLock> dead_holder(shm::Segment& segment, std::uint32_t stripe, std::uint32_t word,
+                                    const Liveness& liveness) {
   const std::uint32_t index = shm::owner_place(word);
   DeadLock dead{stripe, index, 0, false};
   if (index == 0 || index >= segment.geometry().place_count) return dead;

@@ -50,8 +50,8 @@ class Liveness {
 struct DeadLock {
   std::uint32_t stripe;
   std::uint32_t place;
-  std::uint32_t pid;       // 0: its place was freed or taken by another since
-  bool place_is_its;       // the place still stands in its name
+  std::uint32_t pid;  // 0: its place was freed or taken by another since
+  bool place_is_its;  // the place still stands in its name
 };
 
 struct Health {

@@ -21,7 +21,8 @@ constexpr const char* kFooter =
     "A key or name that starts with '-' goes after '--'.\n"
     "\n"
     "Exit status: 0 fine; 1 degraded (stripes bypassed or locked by the dead), no such key, or in\n"
-    "use and not removed; 2 broken, invariants are violated; 3 cannot attach, the message says why;\n"
+    "use and not removed; 2 broken, invariants are violated; 3 cannot attach, the message says "
+    "why;\n"
     "4 wrong usage, or the output could not be written.";
 
 // A peer that truncates the file while we read it takes the memory away from under us.
@@ -40,6 +41,7 @@ class Program {
     app_.fallthrough();
     app_.require_subcommand(1);
     app_.add_option("--directory", arguments_.directory, "where the segments are")
+        ->take_last()
         ->capture_default_str();
     declare();
   }
@@ -91,8 +93,8 @@ class Program {
     add_target(add("procs", "the attached processes", tools::procs));
     add_target(add("leader", "who applies the events of other hosts, and how far", tools::leader));
 
-    CLI::App& check = add("check", "walks everything and compares it with the invariants",
-                          tools::check);
+    CLI::App& check =
+        add("check", "walks everything and compares it with the invariants", tools::check);
     add_target(check);
     check.add_flag("--deep", arguments_.deep, "compare every entry's checksum too");
 

@@ -23,11 +23,11 @@ std::string base64(std::string_view bytes);
 // As a JSON string: UTF-8 as it is, anything else escaped.
 Json json_text(std::string_view bytes);
 
-std::string format_bytes(std::uint64_t bytes);         // "64.0 MiB"
-std::string format_duration(std::uint64_t ms);         // "3 h 12 min"
-std::string format_share(std::uint64_t part, std::uint64_t whole);  // "12.5 %"
+std::string format_bytes(std::uint64_t bytes);                         // "64.0 MiB"
+std::string format_duration(std::uint64_t ms);                         // "3 h 12 min"
+std::string format_share(std::uint64_t part, std::uint64_t whole);     // "12.5 %"
 std::string format_count(std::uint64_t count, std::string_view noun);  // "1 entry", "2 entries"
-std::string format_hex(std::uint64_t word);            // 16 digits
+std::string format_hex(std::uint64_t word);                            // 16 digits
 
 // "name  value" lines, names padded to one width. An empty name continues the line before.
 class Facts {
