@@ -46,6 +46,7 @@ using std::chrono::milliseconds;
 
 Process::Process(std::vector<std::string> argv) {
   std::vector<char*> pointers;
+  pointers.reserve(argv.size() + 1);
   for (std::string& argument : argv) pointers.push_back(argument.data());
   pointers.push_back(nullptr);
 

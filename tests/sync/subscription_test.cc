@@ -8,6 +8,7 @@
 #include <event2/bufferevent.h>
 #include <event2/listener.h>
 #include <netinet/in.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +22,8 @@
 #include <utility>
 #include <vector>
 
+#include "src/sync/event.h"
+#include "src/sync/follower.h"
 #include "src/sync/scripts.h"
 #include "tests/support/process.h"
 #include "tests/support/redis_server.h"
@@ -121,6 +124,8 @@ SubscriptionOptions options_for(const RedisServer& server) {
   return options_for(server.unix_socket());
 }
 
+std::string numbered(std::string word, int number) { return word.append(std::to_string(number)); }
+
 void publish(RedisConnection& redis, const std::string& payload) {
   REQUIRE_FALSE(redis.command({"PUBLISH", kChannel, payload}).is_error());
 }
@@ -137,9 +142,9 @@ TEST_CASE("messages are heard after the confirmation, whole and in order") {
   CHECK(subscription.subscribed());
 
   RedisConnection redis = server.connect();
-  for (int i = 0; i < 1000; ++i) publish(redis, "message " + std::to_string(i));
+  for (int i = 0; i < 1000; ++i) publish(redis, numbered("message ", i));
   REQUIRE(loop.until([&] { return ear.messages.size() == 1000; }));
-  for (int i = 0; i < 1000; ++i) CHECK(ear.messages[i] == "message " + std::to_string(i));
+  for (int i = 0; i < 1000; ++i) CHECK(ear.messages[i] == numbered("message ", i));
   CHECK(ear.story.front() == "subscribed");
   CHECK(ear.losses.empty());
 }
@@ -653,6 +658,122 @@ TEST_CASE("a message that arrives slowly is no silence, however long it takes") 
   REQUIRE(loop.until([&] { return !ear.losses.empty(); }));
 }
 
+// ---- with the protocol ------------------------------------------------------------------------
+
+// A follower behind a subscription, as the leader has it; its host only counts.
+class Following : public SubscriptionListener, public Host {
+ public:
+  Following(event_base* base, const SubscriptionOptions& options)
+      : follower_(*this, {}), subscription_(base, options, *this) {}
+
+  std::map<std::string, std::string> values;
+  int raises = 0;
+  int readings = 0;
+  bool in_sync = false;
+  ChangeId cursor;
+
+  void on_subscribed() override { heed(follower_.subscribed()); }
+  void on_message(std::string_view payload) override { heed(follower_.message(payload)); }
+  void on_lost(const Status&) override { heed(follower_.lost()); }
+
+  bool leading() override { return true; }
+  void set_head(ChangeId) override {}
+  ApplyOutcome apply(const Event& event) override {
+    values[event.key] = event.value;
+    return ApplyOutcome::kApplied;
+  }
+  void set_cursor(ChangeId id) override { cursor = id; }
+  void raise_epoch(RaiseReason) override { ++raises; }
+  void raise_floor(std::uint64_t) override {}
+  void clear_all() override {}
+  bool holds(std::string_view) override { return false; }
+  void refetch(std::string_view) override {}
+  void set_in_sync(bool now) override { in_sync = now; }
+  void count(shm::Counter) override {}
+  void log(LogLevel, std::string_view) override {}
+
+ private:
+  void heed(Next next) {
+    CHECK(next != Next::kResign);
+    if (next != Next::kReadLogEnd) return;
+    ++readings;
+    CHECK(subscription_.read_log_end(
+        [this](const LogEndAnswer& end) { heed(follower_.log_end(end.id)); }));
+  }
+
+  Follower follower_;
+  Subscription subscription_;
+};
+
+// One write as every host does it; returns its id.
+ChangeId write(RedisConnection& redis, const std::string& key, const std::string& value) {
+  static std::uint64_t nonce = 1;
+  Event event;
+  event.action = Action::kSet;
+  event.key = key;
+  event.value = value;
+  event.sender = "writer";
+  const Reply reply = redis.command({"EVAL", write_script().text, "2", log_key(kChannel), key,
+                                     "100000", std::to_string(nonce++), kChannel, "json",
+                                     event_head(event, WireFormat::kJson), "s", value, "0"});
+  REQUIRE(reply.items.size() == 4);
+  return parse_change_id(reply.items[0].text).value();
+}
+
+// Schedule 9, on the wire: the reading and the messages overlap on two connections.
+TEST_CASE("on a busy channel one reading brings the follower in sync, at first and after a loss") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  Loop loop;
+  Following host(loop.base(), options_for(server));
+  ChangeId last;
+  int writes = 0;
+  const auto write_some = [&] {
+    for (int i = 0; i < 20; ++i) {
+      last = write(redis, numbered("k", writes % 7), numbered("v", writes));
+      ++writes;
+    }
+  };
+  const auto in_sync_while_busy = [&] {
+    write_some();
+    return host.in_sync;
+  };
+  REQUIRE(loop.until(in_sync_while_busy));
+  REQUIRE(loop.until([&] { return host.cursor == last; }));
+  CHECK(host.readings == 1);
+  CHECK(host.raises == 1);
+
+  REQUIRE(redis.command({"CLIENT", "KILL", "TYPE", "pubsub"}).number == 1);
+  REQUIRE(loop.until([&] {
+    write_some();
+    return !host.in_sync;
+  }));
+  REQUIRE(loop.until(in_sync_while_busy));
+  write_some();
+  REQUIRE(loop.until([&] { return host.cursor == last; }));
+  CHECK(host.readings == 2);
+  CHECK(host.raises == 2);
+  for (int i = 0; i < 7; ++i) {
+    const std::string key = numbered("k", i);
+    CHECK(redis.command({"GET", key}) == host.values[key]);
+  }
+}
+
+// Schedule 7: the connection stays, nothing is published, and then the log counts from one.
+TEST_CASE("a flushed database is noticed at the first write after it") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  Loop loop;
+  Following host(loop.base(), options_for(server));
+  for (int i = 0; i < 5; ++i) write(redis, "k", "old");
+  REQUIRE(loop.until([&] { return host.in_sync; }));
+  redis.command({"FLUSHALL"});
+  const ChangeId first = write(redis, "k", "new");
+  CHECK(first.seq == 1);
+  REQUIRE(loop.until([&] { return host.in_sync && host.cursor == first; }));
+  CHECK(host.raises == 2);
+}
+
 // ---- ending -----------------------------------------------------------------------------------
 
 TEST_CASE("destruction leaves nothing in the loop, whatever is under way") {
@@ -689,6 +810,15 @@ TEST_CASE("destruction leaves nothing in the loop, whatever is under way") {
   }
 }
 
+int open_sockets() {
+  int sockets = 0;
+  for (int fd = 0; fd < 1024; ++fd) {
+    struct stat about;
+    sockets += ::fstat(fd, &about) == 0 && S_ISSOCK(about.st_mode);
+  }
+  return sockets;
+}
+
 // Schedule 14: the child shares the parent's epoll set; freeing its copy would edit it.
 TEST_CASE("a forked child that abandons its copy leaves the parent's subscription alone") {
   RedisServer server;
@@ -708,7 +838,9 @@ TEST_CASE("a forked child that abandons its copy leaves the parent's subscriptio
   char byte = 0;
   if (child == 0) {
     ::close(parent_to_child[1]);
+    const int sockets = open_sockets();
     subscription->abandon();
+    if (open_sockets() != sockets - 2) ::_exit(5);
     const bool silent = !subscription->subscribed() && !subscription->command({"PING"}, {});
     subscription.reset();
     if (::write(child_to_parent[1], "x", 1) != 1) ::_exit(2);
@@ -725,12 +857,6 @@ TEST_CASE("a forked child that abandons its copy leaves the parent's subscriptio
   REQUIRE(loop.until([&] { return end.has_value(); }));
   CHECK(ear.losses.empty());
 
-  // The child keeps no descriptor that would keep the connection open for Redis.
-  subscription.reset();
-  CHECK(test::await([&] {
-    return redis.command({"PUBSUB", "NUMSUB", kChannel}).items.at(1).number == 0;
-  }));
-
   ::close(parent_to_child[1]);
   int status = 0;
   REQUIRE(::waitpid(child, &status, 0) == child);
@@ -738,6 +864,36 @@ TEST_CASE("a forked child that abandons its copy leaves the parent's subscriptio
   CHECK(WEXITSTATUS(status) == 0);
   ::close(child_to_parent[0]);
   ::close(child_to_parent[1]);
+}
+
+TEST_CASE("a subscription ends for Redis too, although a child still holds its descriptors") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  Loop loop;
+  Ear ear;
+  std::optional<Subscription> subscription;
+  subscription.emplace(loop.base(), options_for(server), ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+
+  int parent_to_child[2];
+  REQUIRE(::pipe(parent_to_child) == 0);
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    ::close(parent_to_child[1]);
+    char byte = 0;
+    ::_exit(::read(parent_to_child[0], &byte, 1) == 0 ? 0 : 1);  // until the parent closes it
+  }
+  ::close(parent_to_child[0]);
+  subscription.reset();
+  CHECK(test::await([&] {
+    return redis.command({"PUBSUB", "NUMSUB", kChannel}).items.at(1).number == 0;
+  }));
+  CHECK(::waitpid(child, nullptr, WNOHANG) == 0);
+  ::close(parent_to_child[1]);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WEXITSTATUS(status) == 0);
 }
 
 }  // namespace

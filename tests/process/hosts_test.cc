@@ -1,0 +1,401 @@
+// Two hosts of four worker processes each, forked after the cache was opened, and a real Redis.
+//
+// This process plays the masters: it opens the caches and never joins, so it has no thread when it
+// forks.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest/doctest.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <chrono>
+#include <filesystem>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "larder/cache.h"
+#include "tests/support/host.h"
+#include "tests/support/process.h"
+#include "tests/support/redis_server.h"
+
+using namespace larder;
+using namespace std::chrono_literals;
+using std::chrono::milliseconds;
+using test::Answer;
+using test::await;
+using test::host_options;
+using test::HostView;
+using test::log_end;
+using test::RedisConnection;
+using test::RedisServer;
+using test::TempDir;
+using test::Worker;
+
+namespace {
+
+constexpr int kWorkers = 4;
+// A takeover is a matter of milliseconds when the leader died, of seconds when it only stopped.
+constexpr auto kTakeover = 5s;
+
+Cache open(const Options& options) {
+  auto cache = Cache::open(options);
+  REQUIRE_MESSAGE(cache.ok(), cache.status().to_string());
+  return std::move(*cache);
+}
+
+std::ptrdiff_t thread_count() {
+  return std::distance(std::filesystem::directory_iterator("/proc/self/task"),
+                       std::filesystem::directory_iterator{});
+}
+
+milliseconds since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration_cast<milliseconds>(std::chrono::steady_clock::now() - begin);
+}
+
+struct Host {
+  explicit Host(const Options& options, int count = kWorkers)
+      : cache(open(options)), view(options) {
+    for (int i = 0; i < count; ++i) workers.emplace_back(cache);
+  }
+
+  Worker& leader() {
+    const auto pid = static_cast<pid_t>(view.leader().pid);
+    for (Worker& worker : workers) {
+      if (worker.pid() == pid) return worker;
+    }
+    throw std::runtime_error("no worker leads");
+  }
+  Worker& other_than(const Worker& one) {
+    for (Worker& worker : workers) {
+      if (worker.pid() != one.pid()) return worker;
+    }
+    throw std::runtime_error("there is no other worker");
+  }
+  void remove(const Worker& one) {
+    std::erase_if(workers, [&](const Worker& worker) { return worker.pid() == one.pid(); });
+  }
+
+  Cache cache;
+  HostView view;
+  std::vector<Worker> workers;
+};
+
+struct TwoHosts {
+  TwoHosts()
+      : a(host_options(folder, "a", server.unix_socket())),
+        b(host_options(folder, "b", server.unix_socket())),
+        redis(server.connect()) {
+    REQUIRE(await([&] { return a.view.in_sync() && b.view.in_sync(); }));
+  }
+
+  void catch_up() {
+    const shm::ChangeId end = log_end(redis);
+    REQUIRE(await([&] { return a.view.follows(end) && b.view.follows(end); }));
+  }
+
+  // Changes a key at B until A has one of the changes made after `begin` in its memory, and returns
+  // how long that took.
+  std::optional<milliseconds> until_a_applies_an_event(
+      Worker& at_a, std::chrono::steady_clock::time_point begin) {
+    int n = 0;
+    const bool applied = await(
+        [&] {
+          REQUIRE(b.workers[0].set("probe", std::to_string(++n)).ok());
+          const Answer found = at_a.get_local("probe");
+          return found.ok() && found.source == Source::kLocal && !found.stale &&
+                 found.value != "before";
+        },
+        kTakeover + 10s);
+    if (!applied) return std::nullopt;
+    return since(begin);
+  }
+
+  std::int64_t subscribers() {
+    return redis.command({"PUBSUB", "NUMSUB", "cache:invalidate"}).items.at(1).number;
+  }
+
+  RedisServer server;
+  TempDir folder;
+  Host a;
+  Host b;
+  RedisConnection redis;
+};
+
+void check_clean(const HostView& view, bool quiescent) {
+  const shm::CheckReport report = view.check(quiescent);
+  for (const std::string& violation : report.violations) FAIL_CHECK(violation);
+}
+
+}  // namespace
+
+TEST_CASE("a master that only opens has no thread and no place") {
+  const RedisServer server;
+  const TempDir folder;
+  const std::ptrdiff_t threads = thread_count();
+  const Options options = host_options(folder, "h", server.unix_socket());
+  Cache cache = open(options);
+  const HostView view(options);
+  CHECK(thread_count() == threads);
+  CHECK(cache.stats().processes == 0);
+  CHECK(view.leader().term == 0);
+  Worker worker(cache);
+  CHECK(await([&] { return view.in_sync(); }));
+  CHECK(view.leader().pid == static_cast<std::uint32_t>(worker.pid()));
+  CHECK(cache.stats().processes == 1);
+  CHECK(thread_count() == threads);
+  CHECK(worker.finish() == 0);
+  CHECK(cache.stats().processes == 0);
+  CHECK_FALSE(cache.in_sync());
+  check_clean(view, true);
+}
+
+TEST_CASE("a value set by any worker is in every worker's reach on both hosts, without a GET") {
+  TwoHosts t;
+  int n = 0;
+  for (Host* host : {&t.a, &t.b}) {
+    for (Worker& writer : host->workers) {
+      const std::string key = "key " + std::to_string(n);
+      const std::string value = "value " + std::to_string(n++);
+      REQUIRE(writer.set(key, value).ok());
+      // On its own host at once.
+      for (Worker& reader : host->workers) CHECK(reader.get_local(key) == value);
+      t.catch_up();
+      for (Host* each : {&t.a, &t.b}) {
+        for (Worker& reader : each->workers) {
+          const Answer found = reader.get(key);
+          CHECK(found == value);
+          CHECK(found.source == Source::kLocal);
+          CHECK_FALSE(found.stale);
+        }
+      }
+    }
+  }
+  CHECK(n == 2 * kWorkers);
+  CHECK(t.server.command_calls("get") == 0);
+  REQUIRE(t.a.workers[1].remove("key 0").ok());
+  t.catch_up();
+  for (Host* host : {&t.a, &t.b}) {
+    for (Worker& reader : host->workers) CHECK(reader.get_local("key 0").source == Source::kNone);
+  }
+  check_clean(t.a.view, true);
+  check_clean(t.b.view, true);
+}
+
+TEST_CASE("one process leads each host, and holds the host's only subscription") {
+  TwoHosts t;
+  CHECK(t.subscribers() == 2);
+  for (Host* host : {&t.a, &t.b}) {
+    CHECK(host->cache.stats().processes == kWorkers);
+    CHECK(host->cache.stats().leader_changes == 1);
+    CHECK(host->view.leader().term == 1);
+    host->leader();
+  }
+  for (Host* host : {&t.a, &t.b}) {
+    for (Worker& worker : host->workers) CHECK(worker.finish() == 0);
+    host->workers.clear();
+    CHECK(host->cache.stats().stale_term_writes == 0);
+    CHECK(host->cache.stats().locks_lost == 0);
+  }
+  CHECK(await([&] { return t.subscribers() == 0; }));
+}
+
+TEST_CASE("when the leader is killed, another worker follows") {
+  TwoHosts t;
+  REQUIRE(t.b.workers[0].set("probe", "before").ok());
+  t.catch_up();
+  while (t.a.workers.size() > 1) {
+    Worker& victim = t.a.leader();
+    Worker& survivor = t.a.other_than(victim);
+    REQUIRE(survivor.get_local("probe").ok());
+    REQUIRE(t.b.workers[0].set("probe", "before").ok());
+    t.catch_up();
+    const auto begin = std::chrono::steady_clock::now();
+    victim.kill();
+    t.a.remove(victim);
+    Worker& reader = t.a.workers.front();
+    const auto took = t.until_a_applies_an_event(reader, begin);
+    REQUIRE(took);
+    MESSAGE("the next leader applied an event after " << took->count() << " ms");
+    CHECK(*took < kTakeover);
+    t.catch_up();
+  }
+  CHECK(t.subscribers() == 2);
+  CHECK(t.a.cache.stats().stale_term_writes == 0);
+  check_clean(t.a.view, true);
+}
+
+TEST_CASE("a stopped leader is replaced, and steps down when it goes on") {
+  TwoHosts t;
+  REQUIRE(t.b.workers[0].set("probe", "before").ok());
+  t.catch_up();
+  Worker& stopped = t.a.leader();
+  Worker& reader = t.a.other_than(stopped);
+  const std::uint64_t term = t.a.view.leader().term;
+  const auto begin = std::chrono::steady_clock::now();
+  stopped.stop();
+  REQUIRE(
+      await([&] { return t.a.view.leader().term > term && t.a.view.in_sync(); }, kTakeover + 5s));
+  const auto took = t.until_a_applies_an_event(reader, begin);
+  REQUIRE(took);
+  MESSAGE("a stopped leader was replaced after " << took->count() << " ms");
+  CHECK(*took < kTakeover);
+  CHECK(t.a.view.leader().pid != static_cast<std::uint32_t>(stopped.pid()));
+
+  stopped.signal(SIGCONT);
+  // One subscription a host again: it has stepped down. (It may be elected later, as anybody.)
+  CHECK(await([&] { return t.subscribers() == 2; }));
+  for (int i = 0; i < 20; ++i) {
+    const std::string value = "after " + std::to_string(i);
+    REQUIRE(t.b.workers[1].set("k", value).ok());
+    t.catch_up();
+    for (Worker& worker : t.a.workers) CHECK(worker.get("k") == value);
+  }
+  CHECK(await([&] { return t.a.view.in_sync(); }));
+  CHECK(t.a.cache.stats().locks_lost == 0);
+  check_clean(t.a.view, true);
+}
+
+TEST_CASE("a worker that is stopped delays nobody's reads for long") {
+  TwoHosts t;
+  Worker& stopped = t.a.other_than(t.a.leader());
+  Worker* reader = nullptr;
+  for (Worker& worker : t.a.workers) {
+    if (worker.pid() != stopped.pid()) reader = &worker;
+  }
+  REQUIRE(reader != nullptr);
+  stopped.hammer(200);
+  REQUIRE(await([&] { return t.a.cache.stats().sets > 50; }));
+  stopped.stop();
+  for (int i = 0; i < 200; ++i) {
+    const std::string key = "hammer:" + std::to_string(i);
+    const Answer found = reader->get(key);
+    CHECK(found.ok());
+    REQUIRE(reader->set(key, "new").ok());
+    CHECK(reader->get(key) == "new");
+  }
+  stopped.signal(SIGCONT);
+  check_clean(t.a.view, false);
+}
+
+TEST_CASE("workers killed in the middle of writes leave a sound segment and no wrong value") {
+  const TempDir folder;
+  std::mt19937 random(7);
+  // Half of the rounds without Redis: then nearly all of the time is spent inside the segment.
+  for (const bool with_redis : {false, true}) {
+    CAPTURE(with_redis);
+    std::optional<RedisServer> server;
+    if (with_redis) server.emplace();
+    const Options options = host_options(folder, with_redis ? "remote" : "alone",
+                                         with_redis ? server->unix_socket() : "");
+    Host host(options, 2);
+    for (Worker& worker : host.workers) worker.hammer(3000);
+    const int rounds = with_redis ? 15 : 60;
+    for (int round = 0; round < rounds; ++round) {
+      // At a random place: after some more writes, whoever made them.
+      const std::uint64_t sets = host.cache.stats().sets + random() % 2000;
+      REQUIRE(await([&] { return host.cache.stats().sets >= sets; }));
+      Worker& victim = host.workers[round % 2];
+      victim.signal(SIGKILL);
+      const int status = victim.wait();
+      REQUIRE(WIFSIGNALED(status));  // and not kWrongValue
+      CHECK(WTERMSIG(status) == SIGKILL);
+      check_clean(host.view, false);
+      host.workers.erase(host.workers.begin() + round % 2);
+      host.workers.insert(host.workers.begin() + round % 2, Worker(host.cache));
+      host.workers[round % 2].hammer(3000);
+    }
+    for (Worker& worker : host.workers) {
+      worker.signal(SIGKILL);
+      CHECK(WIFSIGNALED(worker.wait()));
+    }
+    host.workers.clear();
+    // Whoever comes next mends what the dead left, and serves only what belongs to its key.
+    Worker heir(host.cache);
+    for (int i = 0; i < 3000; ++i) {
+      const std::string key = "hammer:" + std::to_string(i);
+      const Answer found = heir.get_local(key);
+      REQUIRE(found.ok());
+      if (found.source == Source::kLocal) CHECK(found.value.starts_with(key + '=' + key));
+      REQUIRE(heir.set(key, key + '=' + key).ok());
+    }
+    CHECK(await([&] { return host.cache.stats().processes == 1 || !with_redis; }));
+    CHECK(host.cache.stats().locks_lost == 0);
+    MESSAGE("stripes taken over from the dead: " << host.cache.stats().takeovers);
+    check_clean(host.view, false);
+  }
+}
+
+TEST_CASE("a child of the leader's process does not disturb it, whatever it does before it exits") {
+  TwoHosts t;
+  Worker& leader = t.a.leader();
+  const std::uint64_t term = t.a.view.leader().term;
+  const std::uint64_t raises = t.a.cache.stats().epoch_raises;
+  for (int i = 0; i < 10; ++i) {
+    const Answer done = leader.fork_child(i % 2 == 1);
+    REQUIRE(done.ok());
+    CHECK(done.message == "0");
+    const std::string value = "value " + std::to_string(i);
+    REQUIRE(t.b.workers[0].set("k", value).ok());
+    t.catch_up();
+    for (Worker& worker : t.a.workers) CHECK(worker.get_local("k") == value);
+  }
+  CHECK(t.a.view.leader().term == term);
+  CHECK(t.a.cache.stats().epoch_raises == raises);
+  CHECK(await([&] { return t.subscribers() == 2; }));
+}
+
+TEST_CASE("when all workers are restarted, what they left is not served as in sync") {
+  TwoHosts t;
+  REQUIRE(t.a.workers[0].set("k", "old").ok());
+  t.catch_up();
+  // The leader last, so that nobody takes over: it dies in sync.
+  while (t.a.workers.size() > 1) {
+    Worker& follower = t.a.other_than(t.a.leader());
+    follower.kill();
+    t.a.remove(follower);
+  }
+  t.a.leader().kill();
+  t.a.workers.clear();
+  CHECK(t.a.view.in_sync());  // it left no word
+  // Nobody at A hears this.
+  REQUIRE(t.b.workers[0].set("k", "new").ok());
+  t.server.pause();  // and nobody can ask
+
+  SUBCASE("to a new worker of the same master") {
+    Worker worker(t.a.cache);
+    const Answer found = worker.get_local("k");
+    CHECK((found.source == Source::kNone || found.stale));
+    t.a.workers.push_back(std::move(worker));
+  }
+  SUBCASE("to a new master that reads without joining") {
+    CHECK(t.a.view.in_sync());
+    Cache master = open(t.a.cache.options());
+    Lookup found;
+    REQUIRE(master.get_local("k", found).ok());
+    CHECK((!found.hit() || found.stale));
+    t.a.workers.emplace_back(master);
+  }
+  t.server.resume();
+  REQUIRE(await([&] { return t.a.view.in_sync(); }));
+  t.catch_up();
+  const Answer found = t.a.workers[0].get("k");
+  CHECK(found == "new");
+  CHECK_FALSE(found.stale);
+}
+
+TEST_CASE("a host whose workers all left orderly is taken up again by the next") {
+  TwoHosts t;
+  for (int round = 0; round < 3; ++round) {
+    for (Worker& worker : t.a.workers) CHECK(worker.finish() == 0);
+    t.a.workers.clear();
+    CHECK_FALSE(t.a.view.in_sync());
+    const std::string value = "value " + std::to_string(round);
+    REQUIRE(t.b.workers[0].set("k", value).ok());
+    for (int i = 0; i < kWorkers; ++i) t.a.workers.emplace_back(t.a.cache);
+    REQUIRE(await([&] { return t.a.view.in_sync(); }));
+    t.catch_up();
+    for (Worker& worker : t.a.workers) CHECK(worker.get("k") == value);
+  }
+  CHECK(t.a.cache.stats().processes == kWorkers);
+}

@@ -1,0 +1,589 @@
+// Holders that stop, die and come back: the stripe lock, take-over, repair, wipe and bypass, with
+// real processes.
+#include <doctest/doctest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "shm/clock.h"
+#include "shm/lock.h"
+#include "shm/table.h"
+#include "tests/shm/fixture.h"
+#include "tests/support/forked.h"
+
+namespace larder::shm {
+namespace {
+
+using test::counted;
+using test::Forked;
+using test::Home;
+using test::put;
+using test::read;
+using test::Steps;
+
+constexpr std::uint32_t kStripe = 0;
+constexpr std::chrono::milliseconds kTry{0};
+
+ChangeId id(std::uint64_t seq) { return {seq, seq + 1'000'000}; }
+
+// A child that is inside the stripe and stopped there.
+Forked stopped_holder(const Home& home) {
+  Forked child([&](Steps& steps) {
+    auto table = home.table();
+    Stripe& stripe = table->segment().stripe(kStripe);
+    const std::uint32_t self = *table->processes().self();
+    CHILD_REQUIRE(acquire(stripe, self, table->processes(), kTry) == Acquired::kClean);
+    steps.stop();
+    CHILD_REQUIRE(release(stripe, self));  // nobody took it from us
+    steps.reached();
+    steps.wait();
+    return 0;
+  });
+  REQUIRE(child.await_stopped());
+  return child;
+}
+
+std::vector<std::string> some_keys(Table& table, std::size_t how_many) {
+  return test::keys_of_stripe(table.segment(), kStripe, how_many);
+}
+
+}  // namespace
+
+// ---- stopped ----------------------------------------------------------------------------------
+
+TEST_CASE("a stopped holder is not robbed: readers read on, writers give up within their time") {
+  Home home;
+  auto table = home.table(std::chrono::milliseconds(60));
+  const auto keys = some_keys(*table, 3);
+  for (const std::string& key : keys) REQUIRE(put(*table, key, "v") == Stored::kStored);
+  auto holder = stopped_holder(home);
+  for (const std::string& key : keys) CHECK(read(*table, key) == "v");
+  const std::uint64_t begun = now_ms();
+  CHECK(table->fill({keys[0], "w"}, table->sample(keys[0]), {}) == Stored::kBusy);
+  const std::uint64_t waited = now_ms() - begun;
+  CHECK(waited >= 60);
+  CHECK(waited < 1000);
+  for (const std::string& key : keys) CHECK(read(*table, key) == "v");  // a fill raises no bypass
+  CHECK(table->reap() == 0);
+  CHECK(counted(*table, Counter::kTakeovers) == 0);
+  // Other stripes do not mind.
+  const auto elsewhere = test::keys_of_stripe(table->segment(), kStripe + 1, 1)[0];
+  CHECK(put(*table, elsewhere, "v") == Stored::kStored);
+  holder.signal(SIGCONT);
+  REQUIRE(holder.await_step());
+  CHECK(put(*table, keys[0], "w") == Stored::kStored);
+  CHECK(read(*table, keys[1]) == "v");
+  holder.go_on();
+  CHECK(holder.wait() == 0);
+}
+
+TEST_CASE("a writer that waits gets the lock as soon as a stopped holder goes on") {
+  Home home;
+  auto table = home.table(std::chrono::seconds(20));
+  const auto key = some_keys(*table, 1)[0];
+  auto holder = stopped_holder(home);
+  Stored stored = Stored::kBusy;
+  std::thread writer([&] { stored = put(*table, key, "v"); });
+  // It sleeps behind the holder once it has marked the word.
+  CHECK(test::await([&] { return (table->segment().stripe(kStripe).lock.load() & kWaiters) != 0; }));
+  holder.signal(SIGCONT);
+  writer.join();
+  CHECK(stored == Stored::kStored);
+  CHECK(counted(*table, Counter::kTakeovers) == 0);
+  CHECK(read(*table, key) == "v");
+}
+
+TEST_CASE("a writer that waits takes over when the holder is killed") {
+  Home home;
+  auto table = home.table(std::chrono::seconds(20));
+  const auto key = some_keys(*table, 1)[0];
+  auto holder = stopped_holder(home);
+  Stored stored = Stored::kBusy;
+  std::thread writer([&] { stored = put(*table, key, "v"); });
+  CHECK(test::await([&] { return (table->segment().stripe(kStripe).lock.load() & kWaiters) != 0; }));
+  holder.signal(SIGKILL);
+  writer.join();
+  CHECK(stored == Stored::kRefused);  // repair raised the guards' counts: sampled before
+  CHECK(put(*table, key, "v") == Stored::kStored);
+  CHECK(counted(*table, Counter::kTakeovers) == 1);
+  CHECK(test::faults(table->segment()).empty());
+}
+
+TEST_CASE("an invalidation behind a stopped holder is not lost (schedule 3)") {
+  Home home;
+  auto table = home.table();
+  const auto keys = some_keys(*table, 2);
+  SyncWords& words = table->segment().superblock().sync;
+  const std::uint64_t term = *table->begin_term();
+  words.cursor_seq.store(100);
+  words.head_seq.store(100);
+  for (const auto& key : keys) {
+    REQUIRE(table->fill({key, "old"}, table->sample(key), id(105)) == Stored::kStored);
+  }
+  // X is stopped in the stripe. Q's fill has read the old value with reach 110.
+  auto holder = stopped_holder(home);
+  Forked filler([&](Steps& steps) {
+    auto its = home.table(std::chrono::milliseconds(5));
+    const Sample sample = its->sample(keys[0]);
+    steps.reached();
+    steps.wait();
+    // After the leader gave up, before anybody wiped.
+    CHILD_REQUIRE(its->fill({keys[0], "old"}, sample, id(110)) == Stored::kBusy);
+    steps.reached();
+    steps.wait();
+    // X is out, and we are the next to come in.
+    CHILD_REQUIRE(its->fill({keys[0], "old"}, sample, id(110)) == Stored::kRefused);
+    CHILD_REQUIRE(its->fill({keys[0], "old"}, its->sample(keys[0]), id(110)) == Stored::kRefused);
+    return 0;
+  });
+  REQUIRE(filler.await_step());
+  // Event 120 cannot get the lock; head and cursor move on.
+  words.head_seq.store(120);
+  CHECK(table->apply({Change::Kind::kDrop, {keys[0], {}}, id(120)}, term) == Applied::kDeferred);
+  words.cursor_seq.store(120);
+  for (const auto& key : keys) CHECK_FALSE(read(*table, key).has_value());
+  filler.go_on();
+  REQUIRE(filler.await_step());
+  for (const auto& key : keys) CHECK_FALSE(read(*table, key).has_value());
+  holder.signal(SIGCONT);
+  REQUIRE(holder.await_step());
+  // Out, but not wiped: readers go on missing.
+  for (const auto& key : keys) CHECK_FALSE(read(*table, key).has_value());
+  filler.go_on();
+  CHECK(filler.wait() == 0);
+  for (const auto& key : keys) CHECK_FALSE(read(*table, key).has_value());
+  CHECK(table->segment().stripe(kStripe).bypass.load() == 0);
+  CHECK(table->fill({keys[0], "new"}, table->sample(keys[0]), id(120)) == Stored::kStored);
+  CHECK(read(*table, keys[0]) == "new");
+  CHECK(counted(*table, Counter::kWipes) == 1);
+  holder.go_on();
+  CHECK(holder.wait() == 0);
+  CHECK(test::faults(table->segment()).empty());
+}
+
+TEST_CASE("a leader that was stopped and replaced comes back to find every stripe sealed") {
+  Home home;
+  auto table = home.table();
+  const auto key = some_keys(*table, 1)[0];
+  Forked old_leader([&](Steps& steps) {
+    auto its = home.table();
+    const std::uint64_t term = *its->begin_term();
+    CHILD_REQUIRE(its->apply({Change::Kind::kSet, {key, "first"}, id(5)}, term) ==
+                  Applied::kApplied);
+    steps.stop();
+    CHILD_REQUIRE(!its->term_is_current(term));
+    CHILD_REQUIRE(its->apply({Change::Kind::kSet, {key, "stale"}, id(7)}, term) ==
+                  Applied::kStaleTerm);
+    return 0;
+  });
+  REQUIRE(old_leader.await_stopped());
+  CHECK(read(*table, key) == "first");
+  const auto term = table->begin_term();
+  REQUIRE(term.ok());
+  CHECK(table->apply({Change::Kind::kSet, {key, "second"}, id(6)}, *term) == Applied::kApplied);
+  old_leader.signal(SIGCONT);
+  CHECK(old_leader.wait() == 0);
+  CHECK(read(*table, key) == "second");
+}
+
+// ---- killed -----------------------------------------------------------------------------------
+
+TEST_CASE("the next writer takes over from a killed holder, and the stripe is sound") {
+  Home home;
+  auto table = home.table();
+  const auto keys = some_keys(*table, 50);
+  for (const std::string& key : keys) REQUIRE(put(*table, key, "v") == Stored::kStored);
+  auto holder = stopped_holder(home);
+  holder.kill_now();
+  CHECK(read(*table, keys[0]) == "v");  // readers never cared
+  CHECK(table->fill({keys[1], "w"}, table->sample(keys[1]), {}) == Stored::kRefused);
+  CHECK(counted(*table, Counter::kTakeovers) == 1);
+  CHECK(counted(*table, Counter::kWipes) == 0);
+  CHECK(read(*table, keys[0]) == "v");
+  CHECK(put(*table, keys[1], "w") == Stored::kStored);
+  CHECK(test::faults(table->segment()).empty());
+  CHECK(table->reap() == 1);
+}
+
+TEST_CASE("a killed holder that is still a zombie is taken over from too") {
+  Home home;
+  auto table = home.table();
+  const auto key = some_keys(*table, 1)[0];
+  auto holder = stopped_holder(home);
+  holder.signal(SIGKILL);
+  REQUIRE(holder.await_zombie());
+  CHECK(table->drop(key) == Stored::kStored);
+  CHECK(counted(*table, Counter::kTakeovers) == 1);
+}
+
+TEST_CASE("many writers behind a killed holder: one takes over, all go on") {
+  Home home;
+  auto table = home.table(std::chrono::seconds(20));
+  const auto keys = some_keys(*table, 8);
+  auto holder = stopped_holder(home);
+  std::vector<Forked> writers;
+  for (const std::string& key : keys) {
+    writers.emplace_back([&](Steps& steps) {
+      auto its = home.table(std::chrono::seconds(20));
+      steps.reached();
+      CHILD_REQUIRE(its->drop(key) == Stored::kStored);
+      CHILD_REQUIRE(put(*its, key, "v") == Stored::kStored);
+      its.reset();
+      return 0;
+    });
+  }
+  std::thread threads[2];
+  for (std::thread& thread : threads) {
+    thread = std::thread([&] { CHECK(table->drop(keys[0]) == Stored::kStored); });
+  }
+  for (Forked& writer : writers) REQUIRE(writer.await_step());
+  holder.signal(SIGKILL);
+  for (Forked& writer : writers) CHECK(writer.wait() == 0);
+  for (std::thread& thread : threads) thread.join();
+  CHECK(counted(*table, Counter::kTakeovers) == 1);
+  CHECK(counted(*table, Counter::kLocksLost) == 0);
+  CHECK(test::faults(table->segment()).empty());
+}
+
+TEST_CASE("two threads of one process do not both take over") {
+  for (int round = 0; round < 10; ++round) {
+    Home home;
+    auto table = home.table(std::chrono::seconds(20));
+    auto second = home.table(std::chrono::seconds(20));
+    const auto keys = some_keys(*table, 4);
+    auto holder = stopped_holder(home);
+    std::vector<std::thread> threads;
+    for (std::size_t t = 0; t < keys.size(); ++t) {
+      threads.emplace_back([&, t] {
+        Table& mine = t % 2 == 0 ? *table : *second;
+        for (int i = 0; i < 50; ++i) (void)put(mine, keys[t], test::make_value(keys[t], 1, 500));
+      });
+    }
+    holder.signal(SIGKILL);
+    for (std::thread& thread : threads) thread.join();
+    CHECK(counted(*table, Counter::kTakeovers) == 1);
+    CHECK(counted(*table, Counter::kLocksLost) == 0);
+    CHECK(test::faults(table->segment()).empty());
+  }
+}
+
+// ---- killed at a certain point ----------------------------------------------------------------
+
+namespace {
+
+// Part of a segment that a child makes read-only: it dies at its first write there, inside the lock.
+enum class Part { kBuckets, kGuards, kDescriptors, kPages };
+
+void protect(Segment& segment, Part part) {
+  const Geometry& g = segment.geometry();
+  const std::uint64_t bounds[] = {g.buckets_offset, g.guards_offset, g.descriptors_offset,
+                                  g.pages_offset, g.segment_bytes};
+  const auto which = static_cast<std::size_t>(part);
+  constexpr std::uint64_t kPage = 4096;
+  // Whole memory pages; what shares the first with the part belongs to another stripe than ours,
+  // but for the buckets, before which the stripes' locks are.
+  const std::uint64_t before = part == Part::kBuckets ? kPage - 1 : 0;
+  const std::uint64_t from = (bounds[which] + before) / kPage * kPage;
+  const std::uint64_t to = bounds[which + 1] / kPage * kPage;
+  CHILD_REQUIRE(mprotect(segment.at(from), to - from, PROT_READ) == 0);
+}
+
+// Keys of the stripe whose buckets are in memory pages that protect() reaches.
+std::vector<std::string> protected_keys(Table& table, std::size_t how_many) {
+  std::vector<std::string> keys = some_keys(table, how_many * 2);
+  std::erase_if(keys, [&](const std::string& key) {
+    return place_of(table.segment().geometry(), table.segment().hash(key)).bucket <
+           4096 / sizeof(Bucket);
+  });
+  REQUIRE(keys.size() >= how_many);
+  keys.resize(how_many);
+  return keys;
+}
+
+// A child that dies when it first writes to `part` within `work`.
+template <class Work>
+void die_at(const Home& home, Part part, Work work) {
+  Forked child([&](Steps&) {
+    auto table = home.table();
+    (void)table->processes().self();
+    signal(SIGSEGV, SIG_DFL);
+    protect(table->segment(), part);
+    work(*table);
+    return 0;
+  });
+  CHECK(child.wait() == 128 + SIGSEGV);
+}
+
+}  // namespace
+
+TEST_CASE("a writer that dies at its first write to any part leaves what repair can mend") {
+  for (const Part part : {Part::kBuckets, Part::kGuards, Part::kDescriptors, Part::kPages}) {
+    for (const bool push : {false, true}) {
+      CAPTURE(static_cast<int>(part));
+      CAPTURE(push);
+      Home home;
+      auto table = home.table();
+      const auto keys = protected_keys(*table, 60);
+      for (const std::string& key : keys) {
+        REQUIRE(table->set({key, test::make_value(key, 1, 300)}, table->sample(key), id(1)) ==
+                Stored::kStored);
+      }
+      const std::uint64_t term = *table->begin_term();
+      die_at(home, part, [&](Table& its) {
+        if (push) {
+          (void)its.apply({Change::Kind::kSet, {keys[7], "news"}, id(9)}, term);
+        } else {
+          (void)its.set({keys[7], test::make_value(keys[7], 2, 300)}, its.sample(keys[7]), id(9));
+        }
+      });
+      CHECK(table->segment().stripe(kStripe).lock.load() != 0);
+      // Readers see the old value: the new one was never published.
+      for (const std::string& key : keys) {
+        const auto seen = read(*table, key);
+        REQUIRE(seen.has_value());
+        CHECK(test::number_of(key, *seen) == 1);
+      }
+      CHECK(table->drop(keys[8]) == Stored::kStored);
+      CHECK(counted(*table, Counter::kTakeovers) == 1);
+      CHECK(test::faults(table->segment()).empty());
+      for (std::size_t i = 0; i < keys.size(); ++i) {
+        CHECK(read(*table, keys[i]).has_value() == (i != 8));
+      }
+      CHECK(table->set({keys[7], "later"}, table->sample(keys[7]), id(10)) == Stored::kStored);
+      CHECK(read(*table, keys[7]) == "later");
+    }
+  }
+}
+
+TEST_CASE("the third death in a row wipes the stripe, and a success between starts the count anew") {
+  Home home;
+  auto table = home.table();
+  const auto keys = protected_keys(*table, 30);
+  const auto refill = [&] {
+    for (const std::string& key : keys) REQUIRE(put(*table, key, "v") == Stored::kStored);
+  };
+  const auto die_in_put = [&] {
+    die_at(home, Part::kPages, [&](Table& its) { (void)put(its, keys[0], "new"); });
+    // Its sample was taken before its own repair, if it made one; try again until it writes.
+  };
+  const auto die_in_drop = [&] {
+    die_at(home, Part::kBuckets, [&](Table& its) { (void)its.drop(keys[0]); });
+  };
+  refill();
+  SUBCASE("three in a row") {
+    die_in_put();
+    die_in_drop();
+    die_in_drop();
+    CHECK(table->segment().stripe(kStripe).deaths.load() == 2);  // each counted by its successor
+    CHECK(counted(*table, Counter::kWipes) == 0);
+    CHECK(table->drop(keys[1]) == Stored::kStored);
+    CHECK(counted(*table, Counter::kWipes) == 1);
+    for (const std::string& key : keys) CHECK_FALSE(read(*table, key).has_value());
+    CHECK(table->segment().stripe(kStripe).deaths.load() == 0);
+  }
+  SUBCASE("two, a success, two") {
+    for (int i = 0; i < 2; ++i) {
+      die_in_drop();
+      die_in_drop();
+      CHECK(table->drop(keys[1]) == Stored::kStored);  // mends
+      CHECK(table->drop(keys[1]) == Stored::kStored);  // a whole turn of its own
+      CHECK(table->segment().stripe(kStripe).deaths.load() == 0);
+    }
+    CHECK(counted(*table, Counter::kWipes) == 0);
+    CHECK(read(*table, keys[2]) == "v");
+  }
+  refill();
+  CHECK(read(*table, keys[0]) == "v");
+  CHECK(test::faults(table->segment()).empty());
+}
+
+TEST_CASE("a wiper that dies half-way leaves the bypass, and the next wipes again") {
+  for (const Part part : {Part::kBuckets, Part::kGuards, Part::kDescriptors}) {
+    CAPTURE(static_cast<int>(part));
+    Home home;
+    auto table = home.table();
+    const auto keys = protected_keys(*table, 30);
+    for (const std::string& key : keys) REQUIRE(put(*table, key, "v") == Stored::kStored);
+    table->segment().stripe(kStripe).bypass.fetch_add(1);
+    die_at(home, part, [&](Table& its) { (void)its.drop(keys[0]); });
+    for (const std::string& key : keys) CHECK_FALSE(read(*table, key).has_value());
+    CHECK(table->segment().stripe(kStripe).bypass.load() == 1);
+    CHECK(table->drop(keys[0]) == Stored::kStored);
+    CHECK(table->segment().stripe(kStripe).bypass.load() == 0);
+    for (const std::string& key : keys) CHECK_FALSE(read(*table, key).has_value());
+    CHECK(test::faults(table->segment()).empty());
+  }
+}
+
+TEST_CASE("a reader that meets a page whose recycler died mends the stripe by itself") {
+  Home home;
+  auto table = home.table();
+  const auto keys = some_keys(*table, 20);
+  for (const std::string& key : keys) REQUIRE(put(*table, key, "v") == Stored::kStored);
+  auto holder = stopped_holder(home);
+  // As the recycler leaves it between its first and its last store.
+  const std::uint32_t open = table->segment().stripe(kStripe).open_page.load();
+  REQUIRE(open != kNoPage);
+  auto& generation =
+      table->segment().page(kStripe * table->segment().geometry().pages_per_stripe + open).generation;
+  generation.fetch_add(1);
+  // While the holder is merely stopped: a miss, soon.
+  const std::uint64_t begun = now_ms();
+  CHECK_FALSE(read(*table, keys[0]).has_value());
+  CHECK(now_ms() - begun < 1000);
+  CHECK(counted(*table, Counter::kTakeovers) == 0);
+  holder.kill_now();
+  CHECK_FALSE(read(*table, keys[0]).has_value());
+  CHECK(counted(*table, Counter::kTakeovers) == 1);
+  CHECK((generation.load() & 1) == 0);
+  CHECK(test::faults(table->segment()).empty());
+}
+
+#if defined(__x86_64__)
+
+namespace {
+
+// Kills a process at its n-th store into a segment: the mapping is read-only, each store faults, is
+// counted, and is let through alone (the processor's trap flag brings it back after one
+// instruction). What is counted is shared with the parent.
+class StoreCounter {
+ public:
+  struct Shared {
+    std::uint64_t stores;
+    std::uint64_t kill_at;  // 0: never
+  };
+
+  // In the child.
+  static void watch(Segment& segment, Shared* shared) {
+    base_ = reinterpret_cast<std::uintptr_t>(segment.at(0));
+    end_ = base_ + segment.geometry().segment_bytes / kPage * kPage;
+    shared_ = shared;
+    shared_->stores = 0;
+    struct sigaction action {};
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    action.sa_sigaction = on_fault;
+    sigaction(SIGSEGV, &action, nullptr);
+    action.sa_sigaction = on_trap;
+    sigaction(SIGTRAP, &action, nullptr);
+    protect(base_, end_ - base_, PROT_READ);
+  }
+  static void stop() { protect(base_, end_ - base_, PROT_READ | PROT_WRITE); }
+
+ private:
+  static constexpr std::uintptr_t kPage = 4096;
+  static constexpr greg_t kTrapFlag = 0x100;
+
+  static void protect(std::uintptr_t from, std::size_t bytes, int how) {
+    CHILD_REQUIRE(mprotect(reinterpret_cast<void*>(from), bytes, how) == 0);
+  }
+  static void on_fault(int, siginfo_t* info, void* context) {
+    const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
+    if (address < base_ || address >= end_ || opened_ == 2) {
+      signal(SIGSEGV, SIG_DFL);  // a fault of its own
+      return;
+    }
+    // A store across two pages faults twice.
+    if (opened_ == 0 && ++shared_->stores == shared_->kill_at) kill(getpid(), SIGKILL);
+    open_[opened_++] = address / kPage * kPage;
+    protect(address / kPage * kPage, kPage, PROT_READ | PROT_WRITE);
+    static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] |= kTrapFlag;
+  }
+  static void on_trap(int, siginfo_t*, void* context) {
+    while (opened_ > 0) protect(open_[--opened_], kPage, PROT_READ);
+    static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] &= ~kTrapFlag;
+  }
+
+  static inline std::uintptr_t base_ = 0;
+  static inline std::uintptr_t end_ = 0;
+  static inline Shared* shared_ = nullptr;
+  static inline std::uintptr_t open_[2] = {};
+  static inline int opened_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("a writer killed at any of its stores leaves old or new, never a mixture; repair likewise") {
+  Home home;
+  auto table = home.table();
+  const auto keys = some_keys(*table, 1500);
+  std::uint64_t number = 0;
+  // A full stripe, so that putting a page's worth recycles a page.
+  const auto put_next = [&](Table& its, std::uint64_t which) {
+    const std::string& key = keys[which % keys.size()];
+    (void)put(its, key, test::make_value(key, which, 100 + which % 700));
+  };
+  for (; number < 3000; ++number) put_next(*table, number);
+  REQUIRE(counted(*table, Counter::kEvictions) > 0);
+
+  auto* shared = static_cast<StoreCounter::Shared*>(
+      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  REQUIRE(shared != MAP_FAILED);
+  // Returns true when the child was killed within.
+  const auto run = [&](std::uint64_t kill_at, const std::function<void(Table&)>& work) {
+    shared->kill_at = kill_at;
+    Forked child([&](Steps&) {
+      (void)table->processes().self();
+      StoreCounter::watch(table->segment(), shared);
+      work(*table);
+      StoreCounter::stop();
+      table->processes().leave();
+      return 0;
+    });
+    const auto status = child.wait();
+    REQUIRE((status == 0 || status == 128 + SIGKILL));
+    return status != 0;
+  };
+  const auto verify = [&](const char* when) {
+    CAPTURE(when);
+    for (const std::string& key : keys) {
+      const auto seen = read(*table, key);
+      if (!seen) continue;
+      const auto which = test::number_of(key, *seen);
+      REQUIRE(which.has_value());
+      REQUIRE(keys[*which % keys.size()] == key);
+    }
+  };
+  const auto write = [&](Table& its) {
+    for (std::uint64_t i = 0; i < 40; ++i) put_next(its, number + i);
+    for (std::uint64_t i = 0; i < 5; ++i) (void)its.drop(keys[(number + 11 * i) % keys.size()]);
+  };
+  const auto mend = [&](Table& its) { (void)its.drop(keys[0]); };
+
+  REQUIRE_FALSE(run(0, write));
+  const std::uint64_t stores = shared->stores;
+  REQUIRE(stores > 500);
+  REQUIRE(test::faults(table->segment()) == "");
+  test::Random random(4);
+  constexpr std::uint64_t kRounds = 150;
+  int kills = 0;
+  int kills_while_mending = 0;
+  for (std::uint64_t round = 0; round < kRounds; ++round) {
+    number += 40;
+    kills += run(1 + stores * round / kRounds + random.below(stores / kRounds + 1), write);
+    const bool inside = table->segment().stripe(kStripe).lock.load() != 0;
+    if (inside && round % 2 == 0) {
+      kills_while_mending += run(1 + random.below(random.one_in(2) ? 60 : 1500), mend);
+    }
+    if (round % 5 == 0) verify("before repair");
+    mend(*table);
+    mend(*table);  // a turn without a death: or the third one wipes
+    if (round % 5 == 0) verify("after repair");
+    CHECK(table->reap() <= 2);
+    REQUIRE(test::faults(table->segment()) == "");
+  }
+  verify("at the end");
+  munmap(shared, 4096);
+  CHECK(kills > 100);
+  CHECK(kills_while_mending > 10);
+  CHECK(counted(*table, Counter::kTakeovers) > 100);
+  MESSAGE(kills << " kills over " << stores << " stores, " << kills_while_mending
+                << " while mending, " << counted(*table, Counter::kTakeovers) << " take-overs, "
+                << counted(*table, Counter::kWipes) << " wipes");
+}
+
+#endif
+
+}  // namespace larder::shm

@@ -1,0 +1,126 @@
+// Readers against writers, as threads over one mapping, so that ThreadSanitizer can watch.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "shm/table.h"
+#include "tests/shm/fixture.h"
+
+namespace larder::shm {
+namespace {
+
+using test::Home;
+using test::Random;
+
+constexpr std::uint64_t kKeys = 600;
+std::string key_of(std::uint64_t i) { return "thread-key-" + std::to_string(i); }
+
+}  // namespace
+
+TEST_CASE("readers never see half a value while writers overwrite, remove and recycle") {
+  Home home;
+  auto table = home.table(std::chrono::seconds(10));
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> wrong{0};
+  std::atomic<std::uint64_t> went_back{0};
+  std::atomic<std::uint64_t> hits{0};
+
+  // Each key has one writer, so its numbers only grow; values are large, so pages turn over.
+  const auto write = [&](std::uint64_t self) {
+    Random random(self);
+    for (std::uint64_t number = 1; number <= 4000; ++number) {
+      const std::string key = key_of(random.below(kKeys / 2) * 2 + self);
+      if (random.one_in(16)) {
+        test::erase(*table, key);
+      } else {
+        test::put(*table, key, test::make_value(key, number, 24 + random.below(14'000)));
+      }
+    }
+  };
+  const auto look = [&](std::uint64_t self) {
+    Random random(100 + self);
+    std::vector<std::uint64_t> newest(kKeys, 0);
+    std::string value;
+    do {
+      const std::uint64_t i = random.below(kKeys);
+      const std::string key = key_of(i);
+      if (!table->get(key, value)) continue;
+      hits.fetch_add(1, std::memory_order_relaxed);
+      const auto number = test::number_of(key, value);
+      if (!number) {
+        wrong.fetch_add(1, std::memory_order_relaxed);
+      } else {
+        if (*number < newest[i]) went_back.fetch_add(1, std::memory_order_relaxed);
+        newest[i] = *number;
+      }
+    } while (!stop.load(std::memory_order_relaxed));
+  };
+  // Observers walk over it meanwhile.
+  const auto observe = [&] {
+    do {
+      if (!test::faults(table->segment(), false).empty()) wrong.fetch_add(1);
+      for_each_entry(table->segment(), [](const EntryInfo&) { return true; });
+      (void)totals(table->segment());
+    } while (!stop.load(std::memory_order_relaxed));
+  };
+
+  std::vector<std::thread> writers;
+  std::vector<std::thread> readers;
+  for (std::uint64_t i = 0; i < 2; ++i) readers.emplace_back(look, i);
+  readers.emplace_back(observe);
+  for (std::uint64_t i = 0; i < 2; ++i) writers.emplace_back(write, i);
+  for (std::thread& writer : writers) writer.join();
+  stop.store(true);
+  for (std::thread& reader : readers) reader.join();
+
+  CHECK(wrong.load() == 0);
+  CHECK(went_back.load() == 0);
+  CHECK(hits.load() > 0);
+  CHECK(test::counted(*table, Counter::kEvictions) > 100);  // pages were recycled under the readers
+  CHECK(test::counted(*table, Counter::kTakeovers) == 0);
+  CHECK(test::counted(*table, Counter::kLocksLost) == 0);
+  CHECK(test::faults(table->segment()).empty());
+}
+
+TEST_CASE("threads and tables of one process exclude each other in a stripe") {
+  Home home;
+  const auto keys = [&] {
+    auto segment = home.segment();
+    return test::keys_of_stripe(*segment, 0, 4);
+  }();
+  std::vector<std::thread> threads;
+  std::atomic<std::uint64_t> refused{0};
+  auto shared = home.table(std::chrono::seconds(10));
+  for (std::uint64_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      // Two share a table, two have their own.
+      const auto own = t < 2 ? nullptr : home.table(std::chrono::seconds(10));
+      Table& table = own ? *own : *shared;
+      for (std::uint64_t i = 0; i < 2000; ++i) {
+        const std::string& key = keys[i % keys.size()];
+        if (test::put(table, key, test::make_value(key, i, 3000)) != Stored::kStored) ++refused;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(refused.load() == 0);
+  CHECK(test::counted(*shared, Counter::kTakeovers) == 0);
+  CHECK(test::counted(*shared, Counter::kLocksLost) == 0);
+  CHECK(test::faults(shared->segment()).empty());
+}
+
+TEST_CASE("threads that take a first place at once take one") {
+  for (int round = 0; round < 20; ++round) {
+    Home home;
+    Table table(home.segment(), TableOptions{});
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back([&] { (void)table.join(); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    CHECK(processes(table.segment()).size() == 1);
+  }
+}
+
+}  // namespace larder::shm
