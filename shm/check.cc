@@ -86,8 +86,8 @@ class Checker {
       return;
     }
     const std::uint64_t state = segment_.place(place).state.load(kAcquire);
-    const bool alive = state_alive(state) && make_owner(place, state_incarnation(state)) ==
-                                                 (word & ~kWaiters);
+    const bool alive =
+        state_alive(state) && make_owner(place, state_incarnation(state)) == (word & ~kWaiters);
     if (options_.quiescent) violation(name + ": locked by place " + std::to_string(place));
     if (!alive && stripe.lock.load(kAcquire) == word) {
       report_.degradations.push_back(name + ": locked by a process that is gone");
@@ -113,7 +113,8 @@ class Checker {
   }
 
   // Bytes of a sound entry, else 0.
-  std::uint64_t check_slot(const std::string& name, std::uint32_t s, std::uint32_t b, std::size_t i) {
+  std::uint64_t check_slot(const std::string& name, std::uint32_t s, std::uint32_t b,
+                           std::size_t i) {
     Bucket& bucket = segment_.bucket(s, b);
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       const std::uint64_t word = bucket.slots[i].load(kAcquire);
@@ -129,7 +130,8 @@ class Checker {
           (!page || segment_.page(*page).generation.load(kAcquire) == generation);
       if (!stood_still) continue;
       if (wrong.empty()) return bytes;
-      violation(name + " bucket " + std::to_string(b) + " slot " + std::to_string(i) + ": " + wrong);
+      violation(name + " bucket " + std::to_string(b) + " slot " + std::to_string(i) + ": " +
+                wrong);
       return 0;
     }
     return 0;  // would not stand still: in use, and so not ours to judge
@@ -141,8 +143,10 @@ class Checker {
     if (!entry) return "points outside the pages, or to an entry that exceeds its page";
     if (entry->page / g_.pages_per_stripe != s) return "points into another stripe's page";
     const PageDescriptor& page = segment_.page(entry->page);
-    if (page.owner.load(kAcquire) != s + 1) return "points into a page that the stripe does not own";
-    if (entry->in_page + entry->bytes > page.used.load(kAcquire)) return "points beyond what is used";
+    if (page.owner.load(kAcquire) != s + 1)
+      return "points into a page that the stripe does not own";
+    if (entry->in_page + entry->bytes > page.used.load(kAcquire))
+      return "points beyond what is used";
     const std::string key(copy(entry->key(), entry->header.key_bytes));
     const std::uint64_t hash = segment_.hash(key);
     const KeyPlace home = place_of(g_, hash);

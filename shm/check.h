@@ -19,8 +19,10 @@ struct CheckOptions {
 struct CheckReport {
   std::uint64_t entries = 0;
   std::uint64_t live_bytes = 0;
-  std::vector<std::string> violations;   // broken invariants: at most 100, then one line with the rest
-  std::vector<std::string> degradations; // legal but unhealthy: bypassed stripes, locks of the dead
+  std::vector<std::string>
+      violations;  // broken invariants: at most 100, then one line with the rest
+  std::vector<std::string>
+      degradations;  // legal but unhealthy: bypassed stripes, locks of the dead
 
   bool clean() const noexcept { return violations.empty(); }
 };

@@ -16,9 +16,9 @@
 namespace larder::shm {
 
 struct EntryRef {
-  std::uint64_t page;      // index in the whole segment
-  std::uint32_t in_page;   // where the entry starts
-  std::uint64_t bytes;     // header, key, value and padding; within the page
+  std::uint64_t page;     // index in the whole segment
+  std::uint32_t in_page;  // where the entry starts
+  std::uint64_t bytes;    // header, key, value and padding; within the page
   const char* start;
   EntryHeader header;
 
@@ -35,7 +35,8 @@ struct EntryRef {
 };
 
 // The page a slot points into, or nothing for an offset outside the pages.
-inline std::optional<std::uint64_t> page_of_slot(const Segment& segment, std::uint64_t slot) noexcept {
+inline std::optional<std::uint64_t> page_of_slot(const Segment& segment,
+                                                 std::uint64_t slot) noexcept {
   const Geometry& g = segment.geometry();
   const std::uint64_t offset = slot_offset(slot);
   if (offset < g.pages_offset) return std::nullopt;
@@ -51,7 +52,8 @@ inline std::optional<EntryRef> read_entry(const Segment& segment, std::uint64_t 
   const Geometry& g = segment.geometry();
   EntryRef entry;
   entry.page = *page;
-  entry.in_page = static_cast<std::uint32_t>((slot_offset(slot) - g.pages_offset) & (g.page_bytes - 1));
+  entry.in_page =
+      static_cast<std::uint32_t>((slot_offset(slot) - g.pages_offset) & (g.page_bytes - 1));
   if (entry.in_page + sizeof(EntryHeader) > g.page_bytes) return std::nullopt;
   entry.start = segment.at(slot_offset(slot));
   copy_from_shared(&entry.header, entry.start, sizeof(EntryHeader));
@@ -61,7 +63,8 @@ inline std::optional<EntryRef> read_entry(const Segment& segment, std::uint64_t 
 }
 
 // What a cache may still serve: the current epoch, above the floor, within its life.
-inline bool is_current(const EntryHeader& header, std::uint64_t epoch, std::uint64_t floor) noexcept {
+inline bool is_current(const EntryHeader& header, std::uint64_t epoch,
+                       std::uint64_t floor) noexcept {
   if (header.epoch != static_cast<std::uint32_t>(epoch)) return false;
   return floor >> 48 != (epoch & 0xffff) || header.reach_seq >= (floor & kMaxSeq);
 }

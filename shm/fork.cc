@@ -27,7 +27,8 @@ std::atomic<std::uint64_t> last_generation{0};
 
 std::uint64_t fork_generation() noexcept {
   const std::uint64_t here = wiped_page->load(std::memory_order_acquire);
-  if (here != 0) [[likely]] return here;
+  if (here != 0) [[likely]]
+    return here;
   // First call in this process. Threads may race; the first one's number stays.
   std::uint64_t expected = 0;
   const std::uint64_t mine = last_generation.fetch_add(1, std::memory_order_relaxed) + 1;

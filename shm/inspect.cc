@@ -37,7 +37,8 @@ std::optional<EntryInfo> read_slot(Segment& segment, std::uint32_t stripe, Bucke
       copy_from_shared(value->data(), entry->value(), value->size());
     }
     std::atomic_thread_fence(std::memory_order_acquire);
-    if (generation.load(kRelaxed) != before || bucket.slots[number].load(kRelaxed) != word) continue;
+    if (generation.load(kRelaxed) != before || bucket.slots[number].load(kRelaxed) != word)
+      continue;
     info.value_bytes = entry->header.value_bytes;
     info.expires_ms = entry->header.expires_ms;
     info.reach_seq = entry->header.reach_seq;

@@ -125,7 +125,7 @@ struct alignas(kCacheLine) SyncWords {
 };
 
 struct Superblock {
-  std::uint64_t magic;             // last word written by the creator
+  std::uint64_t magic;  // last word written by the creator
   std::uint32_t layout_version;
   std::uint32_t architecture;      // byte order and word size
   std::uint64_t layout_signature;  // hash of layout_text()
@@ -149,11 +149,12 @@ enum class PlaceState : std::uint32_t { kFree = 0, kAlive = 1 };
 
 // Process i is alive while it holds a record lock on byte i of the lock file.
 struct alignas(kCacheLine) Place {
-  Atomic<std::uint64_t> state;  // {incarnation:32, PlaceState:32}; incarnation rises at every registration
-  Atomic<std::uint32_t> pid;    // as the process sees itself
-  Atomic<std::uint32_t> pid_namespace;   // inode; pids compare within one only
-  Atomic<std::uint64_t> start_ticks;     // of /proc/PID/stat: tells a recycled pid
-  Atomic<std::uint64_t> attached_ms;     // CLOCK_BOOTTIME
+  Atomic<std::uint64_t>
+      state;  // {incarnation:32, PlaceState:32}; incarnation rises at every registration
+  Atomic<std::uint32_t> pid;            // as the process sees itself
+  Atomic<std::uint32_t> pid_namespace;  // inode; pids compare within one only
+  Atomic<std::uint64_t> start_ticks;    // of /proc/PID/stat: tells a recycled pid
+  Atomic<std::uint64_t> attached_ms;    // CLOCK_BOOTTIME
   alignas(kCacheLine) CounterBlock counters;
 };
 

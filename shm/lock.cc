@@ -44,7 +44,8 @@ bool swap_word(Stripe& stripe, std::uint32_t from, std::uint32_t to) noexcept {
 
 Acquired acquire(Stripe& stripe, std::uint32_t self, Processes& processes,
                  std::chrono::milliseconds timeout) {
-  if (swap_word(stripe, 0, self)) [[likely]] return Acquired::kClean;
+  if (swap_word(stripe, 0, self)) [[likely]]
+    return Acquired::kClean;
   for (int i = 0; i < kSpins; ++i) {
     cpu_relax();
     if (stripe.lock.load(std::memory_order_relaxed) == 0 && swap_word(stripe, 0, self)) {

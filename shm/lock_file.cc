@@ -60,11 +60,12 @@ void* new_registry();
 
 }  // namespace
 
-// Exported and inline, so that the linkers merge its variable: a program that has larder twice still
-// has one registry. A pointer without a type, because a variable of a type that is private to this
-// file would be private too. Whoever changes Registry changes the number in the name.
+// Exported and inline, so that the linkers merge its variable: a program that has larder twice
+// still has one registry. A pointer without a type, because a variable of a type that is private to
+// this file would be private too. Whoever changes Registry changes the number in the name.
 inline __attribute__((visibility("default"))) void* lock_file_registry_1() {
-  static void* const registry = new_registry();  // never destroyed: locks outlive static destructors
+  static void* const registry =
+      new_registry();  // never destroyed: locks outlive static destructors
   return registry;
 }
 
@@ -125,7 +126,8 @@ struct flock byte_lock(short type, off_t byte) {
 // which locks would succeed and mean nothing. Then the file is opened anew; -1 when it is gone.
 int LockFile::descriptor() const noexcept {
   std::lock_guard hold(shared_->fd_mutex);
-  if (shared_->is_ours(shared_->fd)) [[likely]] return shared_->fd;
+  if (shared_->is_ours(shared_->fd)) [[likely]]
+    return shared_->fd;
   shared_->fd = ::open(shared_->path.c_str(), kOpenFlags);
   if (shared_->fd >= 0 && !shared_->is_ours(shared_->fd)) {
     ::close(shared_->fd);

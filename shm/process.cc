@@ -48,9 +48,10 @@ ProcessFacts facts_of(std::uint32_t pid) {
   if (after_name == nullptr) return facts;
   unsigned long long start = 0;
   // Fields 3 (state) and 22 (start time).
-  if (std::sscanf(after_name + 1,
-                  " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-                  &facts.state, &start) == 2) {
+  if (std::sscanf(
+          after_name + 1,
+          " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+          &facts.state, &start) == 2) {
     facts.start_ticks = start;
   }
   return facts;
@@ -89,7 +90,8 @@ bool Processes::holds_place(std::uint32_t owner) const noexcept {
 // would let everybody into the stripes that we lock. Then we take another.
 Result<std::uint32_t> Processes::self() {
   const std::uint32_t owner = self_if_registered();
-  if (owner != 0 && holds_place(owner)) [[likely]] return owner;
+  if (owner != 0 && holds_place(owner)) [[likely]]
+    return owner;
   return enter();
 }
 

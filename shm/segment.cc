@@ -36,7 +36,9 @@ constexpr std::uint32_t kArchitecture =
 class Fd {
  public:
   explicit Fd(int fd) : fd_(fd) {}
-  ~Fd() { if (fd_ >= 0) ::close(fd_); }
+  ~Fd() {
+    if (fd_ >= 0) ::close(fd_);
+  }
   Fd(const Fd&) = delete;
   Fd& operator=(const Fd&) = delete;
   int get() const { return fd_; }
@@ -48,14 +50,20 @@ class Fd {
 
 Code code_of(int error) {
   switch (error) {
-    case ENOENT: return Code::kNotFound;
-    case EEXIST: return Code::kAlreadyExists;
+    case ENOENT:
+      return Code::kNotFound;
+    case EEXIST:
+      return Code::kAlreadyExists;
     case EACCES:
-    case EPERM: return Code::kPermissionDenied;
+    case EPERM:
+      return Code::kPermissionDenied;
     case ENOSPC:
-    case EDQUOT: return Code::kNoSpace;
-    case ELOOP: return Code::kMismatch;
-    default: return Code::kInternal;
+    case EDQUOT:
+      return Code::kNoSpace;
+    case ELOOP:
+      return Code::kMismatch;
+    default:
+      return Code::kInternal;
   }
 }
 
@@ -110,8 +118,8 @@ Geometry place_parts(Geometry g) {
   g.places_offset = round_up(sizeof(Superblock), kCacheLine);
   g.stripes_offset = g.places_offset + std::uint64_t{g.place_count} * sizeof(Place);
   g.buckets_offset = g.stripes_offset + std::uint64_t{g.stripe_count} * sizeof(Stripe);
-  g.guards_offset = g.buckets_offset +
-                    std::uint64_t{g.stripe_count} * g.buckets_per_stripe * sizeof(Bucket);
+  g.guards_offset =
+      g.buckets_offset + std::uint64_t{g.stripe_count} * g.buckets_per_stripe * sizeof(Bucket);
   g.descriptors_offset =
       g.guards_offset + std::uint64_t{g.stripe_count} * g.guards_per_stripe * sizeof(Guard);
   g.pages_offset = round_up(g.descriptors_offset + std::uint64_t{g.stripe_count} *
@@ -130,7 +138,9 @@ Result<Geometry> plan_geometry(std::uint64_t bytes) {
   Geometry g{};
   g.segment_bytes = bytes;
   g.place_count = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(bytes >> 16, 64, 512));
-  g.page_bytes = bytes < (32ull << 20) ? 16u << 10 : bytes < (1ull << 30) ? 64u << 10 : kPageMaxBytes;
+  g.page_bytes = bytes < (32ull << 20)  ? 16u << 10
+                 : bytes < (1ull << 30) ? 64u << 10
+                                        : kPageMaxBytes;
   // Stripes of about 32 pages: many writers meet seldom, and a stripe still holds enough entries
   // to choose victims among.
   g.stripe_count = static_cast<std::uint32_t>(
@@ -182,8 +192,9 @@ Status check_file(const std::string& path, const struct stat& file, Access acces
                                  "; run as its owner, or name that user in options.owner"};
   }
   if (file.st_mode & S_IWOTH) {
-    return {Code::kMismatch, path + " may be written by everybody; chmod o-w it if that is a "
-                                    "mistake, or remove it"};
+    return {Code::kMismatch, path +
+                                 " may be written by everybody; chmod o-w it if that is a "
+                                 "mistake, or remove it"};
   }
   return {};
 }
@@ -194,11 +205,11 @@ Status check_superblock(const std::string& path, const Superblock& block, std::u
   };
   if (block.magic != kMagic) return refuse(Code::kCorrupt, "is not a larder segment");
   if (block.layout_version != kLayoutVersion || block.layout_signature != layout_signature()) {
-    return refuse(Code::kMismatch,
-                  "has layout " + std::to_string(block.layout_version) + "/" +
-                      hex(block.layout_signature) + ", this program has " +
-                      std::to_string(kLayoutVersion) + "/" + hex(layout_signature()) +
-                      "; use another name, or remove it once nobody uses it");
+    return refuse(Code::kMismatch, "has layout " + std::to_string(block.layout_version) + "/" +
+                                       hex(block.layout_signature) + ", this program has " +
+                                       std::to_string(kLayoutVersion) + "/" +
+                                       hex(layout_signature()) +
+                                       "; use another name, or remove it once nobody uses it");
   }
   if (block.architecture != kArchitecture) {
     return refuse(Code::kMismatch, "was made on another architecture");
@@ -267,7 +278,8 @@ static Status lock_file_error(const std::string& path, const struct stat& segmen
 Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access access,
                                                  uid_t owner) {
   const bool writable = access == Access::kReadWrite;
-  const Fd fd(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  const Fd fd(
+      ::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
   if (!fd.ok() && (errno == ELOOP || errno == EISDIR || errno == ENXIO)) {
     return {Code::kMismatch, path + " is not a regular file"};  // a link, a directory, a socket
   }
@@ -287,8 +299,9 @@ Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access
   const auto& read_block = *reinterpret_cast<const Superblock*>(header);
   if (Status s = check_superblock(path, read_block, size); !s.ok()) return s;
   if (writable && read_block.boot_hash != boot_hash()) {
-    return {Code::kMismatch, path + " was made before the last boot, or on another machine; "
-                                    "remove it (a tmpfs forgets at boot, this directory did not)"};
+    return {Code::kMismatch, path +
+                                 " was made before the last boot, or on another machine; "
+                                 "remove it (a tmpfs forgets at boot, this directory did not)"};
   }
   try {
     const bip::mode_t mode = writable ? bip::read_write : bip::read_only;
@@ -299,7 +312,8 @@ Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access
     if (mapped->instance != read_block.instance || !(mapped->geometry == read_block.geometry)) {
       return {Code::kBusy, path + " was replaced while attaching; try again"};
     }
-    std::shared_ptr<Segment> segment(new Segment(path, std::move(region), access, read_block.geometry));
+    std::shared_ptr<Segment> segment(
+        new Segment(path, std::move(region), access, read_block.geometry));
     if (writable) {
       auto lock_file = LockFile::open(lock_path_of(path, read_block.instance), read_block.instance);
       if (!lock_file) return lock_file_error(path, file, lock_file.status());
@@ -330,8 +344,8 @@ class CreationLock {
       // Who removes a segment removes this file too: then what we locked excludes nobody.
       if (locked && is_at(path, fd)) return lock;
       if (waited_ms >= kCreateWaitMs) {
-        return {Code::kBusy, "another process has been creating " + segment_path +
-                                 " for 5 s; is it stopped?"};
+        return {Code::kBusy,
+                "another process has been creating " + segment_path + " for 5 s; is it stopped?"};
       }
       if (locked) continue;
       const timespec pause{0, 10'000'000};
@@ -412,7 +426,8 @@ void initialise(Superblock& block, const SegmentOptions& options, const Geometry
   block.geometry = geometry;
   std::memcpy(block.binding, options.binding.data(), options.binding.size());
   block.hot.epoch.store(1, std::memory_order_relaxed);
-  auto* stripes = reinterpret_cast<Stripe*>(reinterpret_cast<char*>(&block) + geometry.stripes_offset);
+  auto* stripes =
+      reinterpret_cast<Stripe*>(reinterpret_cast<char*>(&block) + geometry.stripes_offset);
   for (std::uint32_t i = 0; i < geometry.stripe_count; ++i) {
     stripes[i].open_page.store(kNoPage, std::memory_order_relaxed);
   }
@@ -453,9 +468,8 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
     const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) return -1;
     // The umask does not decide who shares a segment, the options do.
-    if (fchmod(fd, options.mode) == 0 &&
-        (options.owner == kNoOwner || options.owner == geteuid() ||
-         fchown(fd, options.owner, static_cast<gid_t>(-1)) == 0)) {
+    if (fchmod(fd, options.mode) == 0 && (options.owner == kNoOwner || options.owner == geteuid() ||
+                                          fchown(fd, options.owner, static_cast<gid_t>(-1)) == 0)) {
       return fd;
     }
     const int error = errno;
@@ -514,7 +528,8 @@ Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
   for (int attempt = 0; attempt < 3; ++attempt) {
     auto segment = attach(path, Access::kReadWrite, options.owner);
     if (segment) {
-      if (Status s = compare_bindings(path, options.binding, (*segment)->binding()); !s.ok()) return s;
+      if (Status s = compare_bindings(path, options.binding, (*segment)->binding()); !s.ok())
+        return s;
       return segment;
     }
     if (segment.code() == Code::kBusy && attempt < 2) continue;  // replaced under our hands

@@ -136,7 +136,8 @@ class Table::Impl {
 
   void touch(const Stripe& stripe, Atomic<std::uint8_t>& use) const noexcept {
     const std::uint8_t was = use.load(kRelaxed);
-    const std::uint8_t now = policy_.on_hit(was, static_cast<std::uint8_t>(stripe.tick.load(kRelaxed)));
+    const std::uint8_t now =
+        policy_.on_hit(was, static_cast<std::uint8_t>(stripe.tick.load(kRelaxed)));
     if (now != was) use.store(now, kRelaxed);
   }
 
@@ -163,7 +164,8 @@ class Table::Impl {
   }
 
   // Drops what is held of the key when it is older than `reach`.
-  static bool drop_older(Hold& hold, std::string_view key, std::uint64_t hash, std::uint64_t reach) {
+  static bool drop_older(Hold& hold, std::string_view key, std::uint64_t hash,
+                         std::uint64_t reach) {
     const auto found = hold->find(key, hash);
     if (!found) return true;
     if (found->entry.header.reach_seq > reach) return false;
@@ -322,7 +324,8 @@ Segment& Table::segment() noexcept { return *impl_->segment_; }
 Processes& Table::processes() noexcept { return impl_->processes_; }
 
 Status Table::join() {
-  if (impl_->processes_.self_if_registered() != 0) [[likely]] return {};
+  if (impl_->processes_.self_if_registered() != 0) [[likely]]
+    return {};
   auto self = impl_->processes_.self();
   if (!self && self.code() == Code::kNoSpace && reap() > 0) self = impl_->processes_.self();
   return self ? Status() : self.status();

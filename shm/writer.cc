@@ -305,7 +305,8 @@ void Writer::recycle(std::uint32_t in_range, std::uint64_t keep_budget) {
     return is_current(entry.header, epoch, floor) && !is_expired(entry.header, now);
   };
 
-  // One pass over the stripe; the list may be cut short by damage, releasing the page clears the rest.
+  // One pass over the stripe; the list may be cut short by damage, releasing the page clears the
+  // rest.
   std::array<Atomic<std::uint64_t>*, kMostEntriesPerPage> slots;
   std::size_t slot_count = 0;
   std::array<std::uint64_t, 256> bytes_of_rank{};
@@ -344,8 +345,8 @@ void Writer::release_page(std::uint32_t in_range) {
   released.generation.store(generation | 1, kRelaxed);
   // release: a reader that sees a cleared slot, or later bytes, also sees the odd generation (I2).
   fence_before_bytes(released.generation);
-  for_each_slot_in_page(first_page() + in_range,
-                        [&](Atomic<std::uint64_t>& slot, std::uint64_t word) { forget(slot, word); });
+  for_each_slot_in_page(first_page() + in_range, [&](Atomic<std::uint64_t>& slot,
+                                                     std::uint64_t word) { forget(slot, word); });
   released.used.store(0, kRelaxed);
   released.live.store(0, kRelaxed);
   released.generation.store((generation | 1) + 1, std::memory_order_release);
@@ -366,7 +367,8 @@ void Writer::clear_everything() {
   for (std::uint32_t p = 0; p < page_count(); ++p) {
     page(p).used.store(0, kRelaxed);
     page(p).live.store(0, kRelaxed);
-    page(p).generation.store((page(p).generation.load(kRelaxed) | 1) + 1, std::memory_order_release);
+    page(p).generation.store((page(p).generation.load(kRelaxed) | 1) + 1,
+                             std::memory_order_release);
     page(p).owner.store(0, std::memory_order_release);
   }
   stripe_.open_page.store(kNoPage, kRelaxed);
@@ -415,7 +417,8 @@ void Writer::repair() {
     PageDescriptor& each = page(p);
     if (each.generation.load(kRelaxed) & 1) {
       release_page(p);
-    } else if (const std::uint32_t owner = each.owner.load(kRelaxed); owner != 0 && owner != index_ + 1) {
+    } else if (const std::uint32_t owner = each.owner.load(kRelaxed);
+               owner != 0 && owner != index_ + 1) {
       release_page(p);
     }
     if (each.used.load(kRelaxed) > page_bytes) each.used.store(page_bytes, kRelaxed);

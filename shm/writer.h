@@ -32,7 +32,10 @@ class Writer {
  public:
   // `owner` must hold the lock of `stripe` throughout the writer's life.
   Writer(Segment& segment, std::uint32_t stripe, const Policy& policy, CounterBlock& counters)
-      : segment_(segment), index_(stripe), stripe_(segment.stripe(stripe)), policy_(policy),
+      : segment_(segment),
+        index_(stripe),
+        stripe_(segment.stripe(stripe)),
+        policy_(policy),
         counters_(counters) {}
 
   struct Found {

@@ -62,7 +62,8 @@ std::string binding_line(std::string_view name, std::string_view value) {
 // What every process that shares a segment must agree on.
 std::string binding_of(const Options& options) {
   const RedisOptions& redis = options.redis;
-  if (redis.address.empty()) return binding_line("redis", "") + binding_line("prefix", options.key_prefix);
+  if (redis.address.empty())
+    return binding_line("redis", "") + binding_line("prefix", options.key_prefix);
   return binding_line("redis", redis.address) +
          binding_line("database", std::to_string(redis.database)) +
          binding_line("channel", redis.channel) + binding_line("prefix", options.key_prefix) +
@@ -150,7 +151,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   // ---- reading ----
 
-  Status get_local(std::string_view key, Lookup& lookup) {
+  Status get_local(std::string_view key, Lookup & lookup) {
     lookup.source = Source::kNone;
     lookup.stale = false;
     if (Status s = check_key(key); !s.ok()) {
@@ -172,7 +173,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return {};
   }
 
-  Status get(std::string_view key, Lookup& lookup) {
+  Status get(std::string_view key, Lookup & lookup) {
     // A process that cannot join still reads: what it finds is as good.
     (void)start();
     if (Status s = get_local(key, lookup); !s.ok() || lookup.hit() || !client_) return s;
@@ -181,12 +182,13 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   // ---- changing ----
 
-  Status set(std::string_view key, std::string_view value, milliseconds ttl, sync::Announce announce) {
+  Status set(std::string_view key, std::string_view value, milliseconds ttl,
+             sync::Announce announce) {
     if (Status s = check_change(key); !s.ok()) return s;
     if (value.size() > options_.value_max_bytes) {
-      return {Code::kTooLarge, "a value of " + std::to_string(value.size()) +
-                                   " bytes exceeds value_max_bytes = " +
-                                   std::to_string(options_.value_max_bytes)};
+      return {Code::kTooLarge,
+              "a value of " + std::to_string(value.size()) +
+                  " bytes exceeds value_max_bytes = " + std::to_string(options_.value_max_bytes)};
     }
     if (ttl.count() < 0) return {Code::kInvalidArgument, "ttl is negative; 0 means default_ttl"};
     if (ttl > kTtlMax) return {Code::kInvalidArgument, "ttl is longer than 100 years"};
@@ -288,9 +290,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return s;
   }
 
-  bool in_sync() noexcept {
-    return !client_ || hot().in_sync.load(std::memory_order_acquire) != 0;
-  }
+  bool in_sync() noexcept { return !client_ || hot().in_sync.load(std::memory_order_acquire) != 0; }
   const Options& options() const noexcept { return options_; }
   const std::string& node_id() const noexcept { return node_id_; }
 
@@ -323,7 +323,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   Status check_key(std::string_view key) const {
     const std::size_t bytes = options_.key_prefix.size() + key.size();
-    if (!key.empty() && bytes <= kKeyMaxBytes) [[likely]] return {};
+    if (!key.empty() && bytes <= kKeyMaxBytes) [[likely]]
+      return {};
     return {Code::kInvalidArgument,
             (key.empty() ? std::string("the key is empty")
                          : "the key has " + std::to_string(bytes) + " bytes with its prefix") +
@@ -343,7 +344,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return name;
   }
 
-  Status fetch(std::string_view name, Lookup& lookup) {
+  Status fetch(std::string_view name, Lookup & lookup) {
     const shm::Sample sample = table_.sample(name);
     const std::uint64_t asked_ms = shm::now_ms();
     auto fetched = client_->fetch(name);
@@ -366,19 +367,22 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   Status set_local_only(const shm::Record& record, const shm::Sample& sample) {
     switch (table_.set(record, sample, {})) {
       case Stored::kStored:
-      case Stored::kRefused: return {};  // cleared in the same moment
+      case Stored::kRefused:
+        return {};  // cleared in the same moment
       case Stored::kTooLarge:
         return {Code::kTooLarge, "key and value together exceed a page of the segment (" +
                                      std::to_string(table_.segment().geometry().page_bytes) +
                                      " bytes), and there is no Redis to keep them"};
-      case Stored::kBusy: break;
+      case Stored::kBusy:
+        break;
     }
     return busy();
   }
 
   Status busy() const {
-    return {Code::kBusy, "a part of the segment was held by another process for longer than "
-                         "lock_timeout; the key is a miss until that part was emptied"};
+    return {Code::kBusy,
+            "a part of the segment was held by another process for longer than "
+            "lock_timeout; the key is a miss until that part was emptied"};
   }
 
   // It may or may not have happened: what is held of the key may be old now.
@@ -390,8 +394,10 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   void report_unpublished(const sync::Written& written) {
     if (written.published.ok()) return;
-    logger_->log(LogLevel::kError, "a change was made but not announced; other hosts notice at the "
-                                   "next one: " + written.published.message());
+    logger_->log(LogLevel::kError,
+                 "a change was made but not announced; other hosts notice at the "
+                 "next one: " +
+                     written.published.message());
   }
 
   Status cleared(const Result<sync::Written>& written, std::uint64_t epoch) {
@@ -441,10 +447,11 @@ Result<Cache> Cache::open(const Options& options) {
                             "; it is used as it is");
   }
   if (options.logger && block.policy != static_cast<std::uint32_t>(options.policy)) {
-    options.logger->log(LogLevel::kWarn, "the running segment has another policy; it is used as it is");
+    options.logger->log(LogLevel::kWarn,
+                        "the running segment has another policy; it is used as it is");
   }
-  return Cache(std::make_unique<Impl>(options, std::move(node_id), std::move(*segment),
-                                      std::move(client)));
+  return Cache(
+      std::make_unique<Impl>(options, std::move(node_id), std::move(*segment), std::move(client)));
 }
 
 namespace {

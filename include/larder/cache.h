@@ -14,7 +14,8 @@
 //   parent before exec unless the parent only opened the cache.
 // Crash: a process may die at any instruction; the others go on.
 // Blocking: a local hit takes no lock and makes no system call. What asks Redis blocks for at most
-//   `redis.timeout`; only `clear` of a prefix makes many such calls, one after the other. Waiting for another process is bounded by `lock_timeout`.
+//   `redis.timeout`; only `clear` of a prefix makes many such calls, one after the other. Waiting
+//   for another process is bounded by `lock_timeout`.
 // Errors: returned, never thrown; a miss is not an error.
 #pragma once
 

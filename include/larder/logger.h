@@ -14,7 +14,8 @@ namespace larder {
 
 enum class LogLevel { kDebug, kInfo, kWarn, kError };
 
-LARDER_API std::string_view level_name(LogLevel level) noexcept;  // "debug", "info", "warn", "error"
+LARDER_API std::string_view level_name(
+    LogLevel level) noexcept;  // "debug", "info", "warn", "error"
 
 class LARDER_API Logger {
  public:

@@ -10,12 +10,12 @@ namespace larder {
 
 struct Stats {
   // Reads and writes.
-  std::uint64_t local_hits = 0;      // answered from shared memory
-  std::uint64_t local_misses = 0;    // not in shared memory
-  std::uint64_t remote_hits = 0;     // then found in Redis
-  std::uint64_t remote_misses = 0;   // nor in Redis
-  std::uint64_t remote_errors = 0;   // Redis refused, failed or did not answer
-  std::uint64_t stale_hits = 0;      // local hits answered while the host was not in sync
+  std::uint64_t local_hits = 0;     // answered from shared memory
+  std::uint64_t local_misses = 0;   // not in shared memory
+  std::uint64_t remote_hits = 0;    // then found in Redis
+  std::uint64_t remote_misses = 0;  // nor in Redis
+  std::uint64_t remote_errors = 0;  // Redis refused, failed or did not answer
+  std::uint64_t stale_hits = 0;     // local hits answered while the host was not in sync
   std::uint64_t sets = 0;
   std::uint64_t removes = 0;
   std::uint64_t clears = 0;
@@ -32,11 +32,11 @@ struct Stats {
 
   // Sync.
   std::uint64_t events_applied = 0;
-  std::uint64_t events_old = 0;        // already contained in what the host holds
-  std::uint64_t events_without_id = 0; // from Go peers
+  std::uint64_t events_old = 0;         // already contained in what the host holds
+  std::uint64_t events_without_id = 0;  // from Go peers
   std::uint64_t events_malformed = 0;
-  std::uint64_t events_foreign = 0;    // another prefix, database or format
-  std::uint64_t epoch_raises = 0;      // the whole local copy dropped because an event may be lost
+  std::uint64_t events_foreign = 0;  // another prefix, database or format
+  std::uint64_t epoch_raises = 0;    // the whole local copy dropped because an event may be lost
   std::uint64_t leader_changes = 0;
 
   // Always 0; anything else is a defect worth a report.

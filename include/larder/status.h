@@ -19,19 +19,19 @@ namespace larder {
 
 enum class Code {
   kOk = 0,
-  kInvalidArgument,     // a key, value or option that can never work; the message names the bound
-  kNotFound,            // no such segment, file or process
-  kAlreadyExists,       // somebody made it first
-  kPermissionDenied,    // the operating system or Redis' ACL refused
-  kMismatch,            // a segment of another layout, owner, boot or configuration
-  kCorrupt,             // bytes that no writer of ours could have left
-  kNoSpace,             // no room in the file system, no free place in the process table
-  kTooLarge,            // above the configured or the physical maximum
-  kBusy,                // a bounded wait ran out; nothing was changed that could be read wrongly
-  kUnavailable,         // Redis cannot be reached, or did not answer in time
-  kRefused,             // asked to do something that larder will not do; the message names the cure
-  kClosed,              // the cache was closed
-  kInternal,            // a defect of larder
+  kInvalidArgument,   // a key, value or option that can never work; the message names the bound
+  kNotFound,          // no such segment, file or process
+  kAlreadyExists,     // somebody made it first
+  kPermissionDenied,  // the operating system or Redis' ACL refused
+  kMismatch,          // a segment of another layout, owner, boot or configuration
+  kCorrupt,           // bytes that no writer of ours could have left
+  kNoSpace,           // no room in the file system, no free place in the process table
+  kTooLarge,          // above the configured or the physical maximum
+  kBusy,              // a bounded wait ran out; nothing was changed that could be read wrongly
+  kUnavailable,       // Redis cannot be reached, or did not answer in time
+  kRefused,           // asked to do something that larder will not do; the message names the cure
+  kClosed,            // the cache was closed
+  kInternal,          // a defect of larder
 };
 
 // The name of a code, as printed in logs and by the tools: "invalid_argument".
@@ -60,7 +60,7 @@ class [[nodiscard]] LARDER_API Status {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                            // NOLINT: implicit by design
+  Result(T value) : value_(std::move(value)) {}  // NOLINT: implicit by design
   Result(Status status) : status_(std::move(status)) { assert(!status_.ok()); }  // NOLINT: likewise
   Result(Code code, std::string message) : status_(code, std::move(message)) {}
 
@@ -70,9 +70,18 @@ class [[nodiscard]] Result {
   Code code() const noexcept { return status_.code(); }
 
   // Only after ok().
-  T& value() & { assert(ok()); return *value_; }
-  const T& value() const& { assert(ok()); return *value_; }
-  T&& value() && { assert(ok()); return std::move(*value_); }
+  T& value() & {
+    assert(ok());
+    return *value_;
+  }
+  const T& value() const& {
+    assert(ok());
+    return *value_;
+  }
+  T&& value() && {
+    assert(ok());
+    return std::move(*value_);
+  }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T&& operator*() && { return std::move(*this).value(); }

@@ -22,7 +22,6 @@
 namespace larder::sync {
 namespace {
 
-
 timeval to_timeval(std::chrono::milliseconds ms) {
   return {static_cast<time_t>(ms.count() / 1000),
           static_cast<suseconds_t>(ms.count() % 1000 * 1000)};
@@ -89,8 +88,10 @@ class Reign final : private SubscriptionListener {
 
   void act(Next next) {
     switch (next) {
-      case Next::kNothing: return;
-      case Next::kResign: return resign_();
+      case Next::kNothing:
+        return;
+      case Next::kResign:
+        return resign_();
       case Next::kReadLogEnd:
         // Refused only when the subscription is lost, which the follower is about to hear.
         (void)subscription_.read_log_end([this](const LogEndAnswer& end) {
@@ -119,7 +120,8 @@ class Reign final : private SubscriptionListener {
     const redisReply& value = *reply.element[0];
     const redisReply& ttl = *reply.element[1];
     const redisReply& last = *reply.element[2];
-    if (value.type != REDIS_REPLY_STRING || ttl.type != REDIS_REPLY_INTEGER || ttl.integer == -2) return;
+    if (value.type != REDIS_REPLY_STRING || ttl.type != REDIS_REPLY_INTEGER || ttl.integer == -2)
+      return;
     const auto reach = parse_change_id({last.str, last.len});
     if (!reach) return;
     const std::uint64_t deadline =
@@ -187,8 +189,12 @@ class Leader::Loop {
     event_base_loopbreak(static_cast<Loop*>(self)->base_.get());
   }
   static void on_turn(evutil_socket_t, short, void* self) { static_cast<Loop*>(self)->turn(); }
-  static void on_death(evutil_socket_t, short, void* self) { static_cast<Loop*>(self)->leader_died(); }
-  static void on_resign(evutil_socket_t, short, void* self) { static_cast<Loop*>(self)->step_down(); }
+  static void on_death(evutil_socket_t, short, void* self) {
+    static_cast<Loop*>(self)->leader_died();
+  }
+  static void on_resign(evutil_socket_t, short, void* self) {
+    static_cast<Loop*>(self)->step_down();
+  }
 
   Status start_thread(bool elected) {
     // The program's signals are its own: none is delivered here, SIGPIPE of a dead socket included.
@@ -286,7 +292,8 @@ class Leader::Loop {
 
   void step_down() {
     if (!reign_) return;
-    if (!reign_->is_current()) logger_->log(LogLevel::kWarn, "another process leads; stepping down");
+    if (!reign_->is_current())
+      logger_->log(LogLevel::kWarn, "another process leads; stepping down");
     reign_.reset();
     if (holds_lock_) table_.processes().stop_leading();
     holds_lock_ = false;

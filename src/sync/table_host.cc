@@ -10,7 +10,8 @@ using shm::Applied;
 using shm::Change;
 using shm::Counter;
 
-std::uint64_t local_deadline_ms(const shm::SyncWords& words, std::uint64_t expires_unix_ms) noexcept {
+std::uint64_t local_deadline_ms(const shm::SyncWords& words,
+                                std::uint64_t expires_unix_ms) noexcept {
   if (expires_unix_ms == 0) return shm::kNeverExpires;
   const std::int64_t difference = words.redis_clock_ms.load(std::memory_order_relaxed);
   // Unsigned, because both come from outside and their difference may not fit.
@@ -21,9 +22,7 @@ std::uint64_t local_deadline_ms(const shm::SyncWords& words, std::uint64_t expir
 
 bool TableHost::leading() { return table_.term_is_current(term_); }
 
-void TableHost::set_head(ChangeId id) {
-  words().head_seq.store(id.seq, std::memory_order_release);
-}
+void TableHost::set_head(ChangeId id) { words().head_seq.store(id.seq, std::memory_order_release); }
 
 ApplyOutcome TableHost::apply(const Event& event) {
   Change change;
@@ -38,10 +37,14 @@ ApplyOutcome TableHost::apply(const Event& event) {
     }
   }
   switch (table_.apply(change, term_)) {
-    case Applied::kApplied: return ApplyOutcome::kApplied;
-    case Applied::kOld: return ApplyOutcome::kOld;
-    case Applied::kDeferred: return ApplyOutcome::kDeferred;
-    case Applied::kStaleTerm: break;
+    case Applied::kApplied:
+      return ApplyOutcome::kApplied;
+    case Applied::kOld:
+      return ApplyOutcome::kOld;
+    case Applied::kDeferred:
+      return ApplyOutcome::kDeferred;
+    case Applied::kStaleTerm:
+      break;
   }
   return ApplyOutcome::kStaleTerm;
 }

@@ -45,6 +45,7 @@ class TableHost final : public Host {
 
 // A deadline in Redis' clock as one in CLOCK_BOOTTIME, by the segment's last measurement of the
 // difference. 0 stays 0: never.
-std::uint64_t local_deadline_ms(const shm::SyncWords& words, std::uint64_t expires_unix_ms) noexcept;
+std::uint64_t local_deadline_ms(const shm::SyncWords& words,
+                                std::uint64_t expires_unix_ms) noexcept;
 
 }  // namespace larder::sync

@@ -1,5 +1,5 @@
-// Bytes that no writer of ours wrote: whatever they are, nobody crashes and nobody hangs. Each round
-// runs in a child with a deadline.
+// Bytes that no writer of ours wrote: whatever they are, nobody crashes and nobody hangs. Each
+// round runs in a child with a deadline.
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -31,12 +31,23 @@ void use_everything(Home& home, Table& table, Random& random) {
   for (std::uint64_t i = 0; i < 400; ++i) {
     const std::string key = key_of(random.below(3000));
     switch (random.below(8)) {
-      case 0: (void)test::put(table, key, test::make_value(key, i, random.below(17'000))); break;
-      case 1: (void)test::erase(table, key); break;
-      case 2: (void)table.fill({key, "filled"}, table.sample(key), {i, i}); break;
-      case 3: (void)table.apply({Change::Kind::kSet, {key, "event"}, {i, i}}, i); break;
-      case 4: (void)find_entry(table.segment(), key, value); break;
-      default: (void)table.get(key, value);
+      case 0:
+        (void)test::put(table, key, test::make_value(key, i, random.below(17'000)));
+        break;
+      case 1:
+        (void)test::erase(table, key);
+        break;
+      case 2:
+        (void)table.fill({key, "filled"}, table.sample(key), {i, i});
+        break;
+      case 3:
+        (void)table.apply({Change::Kind::kSet, {key, "event"}, {i, i}}, i);
+        break;
+      case 4:
+        (void)find_entry(table.segment(), key, value);
+        break;
+      default:
+        (void)table.get(key, value);
     }
   }
   (void)table.reap();

@@ -86,9 +86,9 @@ std::optional<std::uint64_t> number_of(std::string_view key, std::string_view va
   ValueHeader header{};
   if (value.size() < sizeof header) return std::nullopt;
   std::memcpy(&header, value.data(), sizeof header);
-  const bool whole = header.bytes == value.size() &&
-                     header.checksum ==
-                         checksum_of(key, header.number, value.substr(sizeof header));
+  const bool whole =
+      header.bytes == value.size() &&
+      header.checksum == checksum_of(key, header.number, value.substr(sizeof header));
   return whole ? std::optional(header.number) : std::nullopt;
 }
 

@@ -20,12 +20,13 @@
 
 namespace larder::test {
 
-inline constexpr std::chrono::milliseconds kShortWait{50};  // a lock timeout that a test can sit out
+inline constexpr std::chrono::milliseconds kShortWait{
+    50};  // a lock timeout that a test can sit out
 
 // A folder in a tmpfs with a segment that is made on demand.
 struct Home {
   explicit Home(std::uint64_t bytes = shm::kSegmentMinBytes,
-                 std::uint32_t policy = shm::kPolicyLfu) {
+                std::uint32_t policy = shm::kPolicyLfu) {
     options.directory = dir.path();
     options.name = "test";
     options.bytes = bytes;

@@ -13,8 +13,8 @@ TEST_CASE("the layout of a segment is the one in layout.golden") {
   REQUIRE_MESSAGE(file.is_open(), "cannot open " LAYOUT_GOLDEN);
   std::ostringstream golden;
   golden << file.rdbuf();
-  // A change here changes the signature: segments of the other layout are refused. If that is meant,
-  // copy the new text into the file.
+  // A change here changes the signature: segments of the other layout are refused. If that is
+  // meant, copy the new text into the file.
   CHECK(layout_text() == golden.str());
 }
 

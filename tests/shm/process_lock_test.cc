@@ -88,7 +88,8 @@ TEST_CASE("a writer that waits gets the lock as soon as a stopped holder goes on
   Stored stored = Stored::kBusy;
   std::thread writer([&] { stored = put(*table, key, "v"); });
   // It sleeps behind the holder once it has marked the word.
-  CHECK(test::await([&] { return (table->segment().stripe(kStripe).lock.load() & kWaiters) != 0; }));
+  CHECK(
+      test::await([&] { return (table->segment().stripe(kStripe).lock.load() & kWaiters) != 0; }));
   holder.signal(SIGCONT);
   writer.join();
   CHECK(stored == Stored::kStored);
@@ -103,7 +104,8 @@ TEST_CASE("a writer that waits takes over when the holder is killed") {
   auto holder = stopped_holder(home);
   Stored stored = Stored::kBusy;
   std::thread writer([&] { stored = put(*table, key, "v"); });
-  CHECK(test::await([&] { return (table->segment().stripe(kStripe).lock.load() & kWaiters) != 0; }));
+  CHECK(
+      test::await([&] { return (table->segment().stripe(kStripe).lock.load() & kWaiters) != 0; }));
   holder.signal(SIGKILL);
   writer.join();
   CHECK(stored == Stored::kRefused);  // repair raised the guards' counts: sampled before
@@ -274,7 +276,8 @@ TEST_CASE("two threads of one process do not both take over") {
 
 namespace {
 
-// Part of a segment that a child makes read-only: it dies at its first write there, inside the lock.
+// Part of a segment that a child makes read-only: it dies at its first write there, inside the
+// lock.
 enum class Part { kBuckets, kGuards, kDescriptors, kPages };
 
 void protect(Segment& segment, Part part) {
@@ -358,7 +361,8 @@ TEST_CASE("a writer that dies at its first write to any part leaves what repair 
   }
 }
 
-TEST_CASE("the third death in a row wipes the stripe, and a success between starts the count anew") {
+TEST_CASE(
+    "the third death in a row wipes the stripe, and a success between starts the count anew") {
   Home home;
   auto table = home.table();
   const auto keys = protected_keys(*table, 30);
@@ -427,8 +431,9 @@ TEST_CASE("a reader that meets a page whose recycler died mends the stripe by it
   // As the recycler leaves it between its first and its last store.
   const std::uint32_t open = table->segment().stripe(kStripe).open_page.load();
   REQUIRE(open != kNoPage);
-  auto& generation =
-      table->segment().page(kStripe * table->segment().geometry().pages_per_stripe + open).generation;
+  auto& generation = table->segment()
+                         .page(kStripe * table->segment().geometry().pages_per_stripe + open)
+                         .generation;
   generation.fetch_add(1);
   // While the holder is merely stopped: a miss, soon.
   const std::uint64_t begun = now_ms();
@@ -505,7 +510,8 @@ class StoreCounter {
 
 }  // namespace
 
-TEST_CASE("a writer killed at any of its stores leaves old or new, never a mixture; repair likewise") {
+TEST_CASE(
+    "a writer killed at any of its stores leaves old or new, never a mixture; repair likewise") {
   Home home;
   auto table = home.table();
   const auto keys = some_keys(*table, 1500);

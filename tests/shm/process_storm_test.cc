@@ -73,7 +73,8 @@ TEST_CASE("a creator killed at any moment leaves nothing that stops the next, no
     });
     REQUIRE(creator.await_step());
     // Creation takes about two milliseconds; this is when to kill, not what to wait for.
-    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(random.below(3000));
+    const auto until =
+        std::chrono::steady_clock::now() + std::chrono::microseconds(random.below(3000));
     while (std::chrono::steady_clock::now() < until) {
     }
     creator.kill_now();
@@ -120,7 +121,8 @@ namespace {
 
 constexpr std::uint64_t kKeys = 400;
 
-// Works until it is killed; ends by itself only on a wrong value. Values are of many sizes and a small segment, so pages turn over.
+// Works until it is killed; ends by itself only on a wrong value. Values are of many sizes and a
+// small segment, so pages turn over.
 int work(const Home& home, std::uint64_t seed) {
   Random random(seed);
   auto table = home.table(std::chrono::milliseconds(50));
@@ -128,7 +130,9 @@ int work(const Home& home, std::uint64_t seed) {
   for (std::uint64_t turn = 0;; ++turn) {
     const std::string key = "storm-" + std::to_string(random.below(kKeys));
     switch (random.below(10)) {
-      case 0: (void)test::erase(*table, key); break;
+      case 0:
+        (void)test::erase(*table, key);
+        break;
       case 1:
       case 2:
       case 3: {

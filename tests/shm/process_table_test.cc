@@ -393,7 +393,8 @@ TEST_CASE("a stale owner word never fits a newcomer in the same place (schedule 
   const std::uint32_t fresh = table->segment().stripe(0).lock.load();
   CHECK(owner_place(fresh) == owner_place(stale));
   CHECK(owner_incarnation(fresh) == owner_incarnation(stale) + 1);
-  // Who saw the stale word and was descheduled comes back: the dead may be robbed, not the newcomer.
+  // Who saw the stale word and was descheduled comes back: the dead may be robbed, not the
+  // newcomer.
   Stripe& stripe = table->segment().stripe(0);
   bool swapped = false;
   table->processes().with_dead(stale, [&] {
@@ -418,8 +419,9 @@ TEST_CASE("who was taken for dead finds another place and does not disturb who h
   auto table = home.table();
   const std::uint32_t before = *table->processes().self();
   // As a reaper of another PID namespace would, after its grace.
-  table->segment().place(owner_place(before)).state.store(
-      make_state(owner_incarnation(before), PlaceState::kFree));
+  table->segment()
+      .place(owner_place(before))
+      .state.store(make_state(owner_incarnation(before), PlaceState::kFree));
   Forked newcomer([&](Steps& steps) {
     // This process still holds the byte, so the newcomer takes the next place; put it into ours.
     auto its = enter(home);
@@ -462,7 +464,8 @@ TEST_CASE("one process leads; when it dies another can, at once") {
   CHECK_FALSE(table->processes().try_lead());
   leader.signal(SIGKILL);
   REQUIRE(leader.await_zombie());
-  CHECK(table->processes().try_lead());  // the kernel released it with the life, not with the zombie
+  CHECK(
+      table->processes().try_lead());  // the kernel released it with the life, not with the zombie
   table->processes().stop_leading();
   CHECK(leader.wait() == 128 + SIGKILL);
 }

@@ -171,7 +171,8 @@ TEST_CASE("a segment that this very process uses counts as in use") {
   CHECK(Segment::remove(home.options.directory, "test", false).ok());
 }
 
-TEST_CASE("lock files of segments that are gone are removed by the next creator, those in use stay") {
+TEST_CASE(
+    "lock files of segments that are gone are removed by the next creator, those in use stay") {
   Home home;
   auto old = home.table();
   const std::string old_lock = home.path() + "." + [&] {
@@ -248,10 +249,10 @@ TEST_CASE("every field of a damaged geometry is noticed") {
   const std::size_t at = offsetof(Superblock, geometry);
   const auto try_field = [&](const char* name, std::size_t offset, auto right) {
     using Field = decltype(right);
-    for (const Field wrong : {Field{0}, Field{1}, static_cast<Field>(right - 1),
-                              static_cast<Field>(right + 1), static_cast<Field>(right * 2),
-                              static_cast<Field>(right / 2), static_cast<Field>(~Field{0}),
-                              static_cast<Field>(Field{1} << (sizeof(Field) * 8 - 1))}) {
+    for (const Field wrong :
+         {Field{0}, Field{1}, static_cast<Field>(right - 1), static_cast<Field>(right + 1),
+          static_cast<Field>(right * 2), static_cast<Field>(right / 2),
+          static_cast<Field>(~Field{0}), static_cast<Field>(Field{1} << (sizeof(Field) * 8 - 1))}) {
       if (wrong == right) continue;
       CAPTURE(name);
       CAPTURE(wrong);
@@ -297,8 +298,8 @@ TEST_CASE("a geometry whose pages overflow 64 bits is refused") {
   g.buckets_offset = g.stripes_offset + std::uint64_t{g.stripe_count} * sizeof(Stripe);
   g.guards_offset = g.buckets_offset + std::uint64_t{g.stripe_count} * 2 * sizeof(Bucket);
   g.descriptors_offset = g.guards_offset + std::uint64_t{g.stripe_count} * sizeof(Guard);
-  g.pages_offset = g.descriptors_offset +
-                   (std::uint64_t{g.stripe_count} << 20) * sizeof(PageDescriptor);
+  g.pages_offset =
+      g.descriptors_offset + (std::uint64_t{g.stripe_count} << 20) * sizeof(PageDescriptor);
   g.pages_offset = (g.pages_offset + 4095) / 4096 * 4096;
   edit(home, offsetof(Superblock, geometry), g);
   if (truncate(home.path().c_str(), static_cast<off_t>(g.segment_bytes)) != 0) {

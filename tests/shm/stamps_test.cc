@@ -60,7 +60,8 @@ struct Host {
 // Another live process that is inside a stripe and does not come out.
 class Intruder {
  public:
-  Intruder(Host& host, std::string_view key) : table_(host.home.table()), stripe_(host.stripe(key)) {
+  Intruder(Host& host, std::string_view key)
+      : table_(host.home.table()), stripe_(host.stripe(key)) {
     self_ = *table_->processes().self();
     REQUIRE(acquire(stripe_, self_, table_->processes(), std::chrono::milliseconds(0)) ==
             Acquired::kClean);
@@ -170,7 +171,8 @@ TEST_CASE("an event without an id drops or replaces, and refuses what was asked 
 
 // ---- late replies -----------------------------------------------------------------------------
 
-TEST_CASE("a reply that is older than an applied event is refused, also for a key that is not held") {
+TEST_CASE(
+    "a reply that is older than an applied event is refused, also for a key that is not held") {
   Host host;
   host.move_cursor(id(10));
   const Sample early = host.sample("k");
@@ -410,7 +412,8 @@ class Storm {
         return change(key, random_.one_in(4));
       case 1: {  // our own change; Redis has it, its reply is under way
         const Sample sample = host_.sample(key);
-        for (std::uint64_t others = random_.below(3); others > 0; --others) change(any_key(), false);
+        for (std::uint64_t others = random_.below(3); others > 0; --others)
+          change(any_key(), false);
         const bool removal = random_.one_in(4);
         change(key, removal);
         replies_.push_back({key, removal ? 0 : log_, sample, log_, true});
@@ -419,7 +422,8 @@ class Storm {
       case 2:
       case 3: {  // a fill; Redis has answered
         const Sample sample = host_.sample(key);
-        for (std::uint64_t others = random_.below(3); others > 0; --others) change(any_key(), false);
+        for (std::uint64_t others = random_.below(3); others > 0; --others)
+          change(any_key(), false);
         if (redis_[key] == 0) return;
         replies_.push_back({key, redis_[key], sample, log_, false});
         return;
@@ -470,7 +474,7 @@ class Storm {
   Random random_;
   Host host_;
   std::uint64_t log_ = 0;
-  std::map<std::string, std::uint64_t> redis_;        // 0: none
+  std::map<std::string, std::uint64_t> redis_;  // 0: none
   std::map<std::string, std::uint64_t> last_change_;
   std::map<std::string, std::uint64_t> applied_;
   std::deque<Event> events_;

@@ -157,7 +157,8 @@ TEST_CASE("more keys than two buckets hold: the pair evicts, and every hit is ri
   Home home;
   auto table = home.table();
   const auto keys = test::keys_of_bucket_pair(table->segment(), 40);
-  for (const std::string& key : keys) REQUIRE(put(*table, key, "value of " + key) == Stored::kStored);
+  for (const std::string& key : keys)
+    REQUIRE(put(*table, key, "value of " + key) == Stored::kStored);
   std::size_t held = 0;
   for (const std::string& key : keys) {
     const auto value = read(*table, key);
@@ -220,7 +221,8 @@ TEST_CASE("against a map: a hit is the last value put, and without pressure noth
     std::uint64_t most_bytes;
     bool all_fit;
   };
-  for (const Load& load : {Load{300, 400, true}, Load{20'000, 300, false}, Load{800, 16'000, false}}) {
+  for (const Load& load :
+       {Load{300, 400, true}, Load{20'000, 300, false}, Load{800, 16'000, false}}) {
     for (const std::uint32_t policy : {kPolicyLfu, kPolicyLru}) {
       for (std::uint64_t seed = 1; seed <= 3; ++seed) {
         CAPTURE(load.keys);

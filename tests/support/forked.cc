@@ -28,8 +28,8 @@ constexpr int kLostParent = 125;
 bool readable(int fd, std::chrono::milliseconds timeout) {
   const auto until = std::chrono::steady_clock::now() + timeout;
   for (;;) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(
-        until - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
     pollfd one{fd, POLLIN, 0};
     const int ready = poll(&one, 1, left.count() > 0 ? static_cast<int>(left.count()) : 0);
     if (ready >= 0) return ready > 0;

@@ -68,6 +68,7 @@ class Forked {
 
 // In a child: ends it with status 1 and says where, unless `condition` holds.
 void require(bool condition, const char* what, const char* file, int line);
-#define CHILD_REQUIRE(condition) ::larder::test::require((condition), #condition, __FILE__, __LINE__)
+#define CHILD_REQUIRE(condition) \
+  ::larder::test::require((condition), #condition, __FILE__, __LINE__)
 
 }  // namespace larder::test
