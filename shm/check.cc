@@ -130,8 +130,9 @@ class Checker {
           (!page || segment_.page(*page).generation.load(kAcquire) == generation);
       if (!stood_still) continue;
       if (wrong.empty()) return bytes;
-      violation(name + " bucket " + std::to_string(b) + " slot " + std::to_string(i) + ": " +
-                wrong);
+      std::string where = name;
+      where.append(" bucket ").append(std::to_string(b)).append(" slot ").append(std::to_string(i));
+      violation(where.append(": ").append(wrong));
       return 0;
     }
     return 0;  // would not stand still: in use, and so not ours to judge

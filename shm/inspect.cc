@@ -152,7 +152,7 @@ std::optional<EntryInfo> find_entry(Segment& segment, std::string_view key, std:
     Bucket& bucket = segment.bucket(home.stripe, b);
     for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
       if (!slot_matches(bucket.slots[i].load(kAcquire), hash)) continue;
-      const auto info = read_slot(segment, home.stripe, bucket, i, &value);
+      auto info = read_slot(segment, home.stripe, bucket, i, &value);
       if (info && info->key == key) return info;
     }
   }

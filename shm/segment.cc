@@ -321,7 +321,8 @@ Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access
     }
     return segment;
   } catch (const bip::interprocess_exception& error) {
-    return {Code::kNoSpace, "cannot map " + path + ": " + error.what()};
+    const bool gone = error.get_error_code() == bip::not_found_error;  // removed meanwhile
+    return {gone ? Code::kNotFound : Code::kNoSpace, "cannot map " + path + ": " + error.what()};
   }
 }
 
@@ -523,19 +524,23 @@ Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
                                         "\": no slash, and not .lock, .create or .tmp at the end"};
   }
   const std::string path = path_of(options.directory, options.name);
-  // Twice: somebody may create it between our look and our turn, or remove it.
+  // Again: somebody may create it between our look and our turn, or remove it, or both.
+  constexpr int kAttempts = 8;
   Status last;
-  for (int attempt = 0; attempt < 3; ++attempt) {
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
     auto segment = attach(path, Access::kReadWrite, options.owner);
     if (segment) {
       if (Status s = compare_bindings(path, options.binding, (*segment)->binding()); !s.ok())
         return s;
       return segment;
     }
-    if (segment.code() == Code::kBusy && attempt < 2) continue;  // replaced under our hands
+    last = segment.status();
+    if (segment.code() == Code::kBusy) continue;  // replaced under our hands
     if (segment.code() != Code::kNotFound) return segment;
     auto created = create(options);
-    if (created || created.code() != Code::kAlreadyExists) return created;
+    if (created || (created.code() != Code::kAlreadyExists && created.code() != Code::kNotFound)) {
+      return created;
+    }
     last = created.status();
   }
   return last;

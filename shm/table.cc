@@ -16,6 +16,9 @@ constexpr std::memory_order kAcquire = std::memory_order_acquire;
 constexpr int kReadAttempts = 8;
 constexpr std::uint32_t kDeathsBeforeWipe = 3;
 constexpr std::chrono::milliseconds kTryOnly{0};
+// The leader waits no longer than this for one stripe, whatever callers may: it has the others to
+// serve, and its heartbeat.
+constexpr std::chrono::milliseconds kLeaderWait{100};
 
 // What one look at a key's buckets found.
 enum class Look { kFound, kAbsent, kMoved };
@@ -229,12 +232,16 @@ class Table::Impl {
 
   // ---- the leader ----
 
+  // Behind a bypass a change is covered by the wipe to come: only try.
+  std::chrono::milliseconds leader_wait(std::uint32_t stripe) const noexcept {
+    if (segment_->stripe(stripe).bypass.load(kAcquire) != 0) return kTryOnly;
+    return std::min(options_.lock_timeout, kLeaderWait);
+  }
+
   Applied apply(const Change& change, std::uint64_t term) {
     const std::uint64_t hash = segment_->hash(change.record.key);
     const std::uint32_t stripe = place_of(g_, hash).stripe;
-    // Behind a bypass the event is covered by the wipe to come: only try.
-    const bool bypassed = segment_->stripe(stripe).bypass.load(kAcquire) != 0;
-    Hold hold(*this, stripe, bypassed ? kTryOnly : options_.lock_timeout);
+    Hold hold(*this, stripe, leader_wait(stripe));
     if (!hold) {
       if (!term_is_current(term)) return Applied::kStaleTerm;
       raise_bypass(stripe);
@@ -295,12 +302,12 @@ class Table::Impl {
     const std::uint64_t term = sync_.term.fetch_add(1, std::memory_order_acq_rel) + 1;
     sync_.leader_incarnation.store(owner_incarnation(*self), kRelaxed);
     sync_.leader_place.store(owner_place(*self), std::memory_order_release);
-    for (std::uint32_t i = 0; i < g_.stripe_count; ++i) {
-      Hold hold(*this, i, options_.lock_timeout);
-      if (hold) {
-        hold.stripe().term.store(term, std::memory_order_release);
-      } else {
+    for (std::uint32_t i = 0; i < g_.stripe_count && term_is_current(term); ++i) {
+      Hold hold(*this, i, leader_wait(i));
+      if (!hold) {
         raise_bypass(i);  // whoever wipes it seals the term of that moment
+      } else if (hold.stripe().term.load(kAcquire) < term) {  // a newer leader may be at it too
+        hold.stripe().term.store(term, std::memory_order_release);
       }
     }
     count(Counter::kLeaderChanges);

@@ -64,9 +64,9 @@ std::optional<Writer::Found> Writer::find(std::string_view key, std::uint64_t ha
 
 Atomic<std::uint8_t>& Writer::use_of(Atomic<std::uint64_t>& slot) {
   // Buckets are aligned to their size: the slot's address tells bucket and number.
-  const auto address = reinterpret_cast<std::uintptr_t>(&slot);
-  auto& bucket = *reinterpret_cast<Bucket*>(address & ~(sizeof(Bucket) - 1));
-  return bucket.use[(address & (sizeof(Bucket) - 1)) / sizeof(slot)];
+  const std::uintptr_t in_bucket = reinterpret_cast<std::uintptr_t>(&slot) % sizeof(Bucket);
+  auto& bucket = *reinterpret_cast<Bucket*>(reinterpret_cast<char*>(&slot) - in_bucket);
+  return bucket.use[in_bucket / sizeof(slot)];
 }
 
 Atomic<std::uint64_t>* Writer::free_slot(std::uint64_t hash) {
@@ -415,12 +415,9 @@ void Writer::repair() {
   std::uint64_t newest = 0;
   for (std::uint32_t p = 0; p < page_count(); ++p) {
     PageDescriptor& each = page(p);
-    if (each.generation.load(kRelaxed) & 1) {
-      release_page(p);
-    } else if (const std::uint32_t owner = each.owner.load(kRelaxed);
-               owner != 0 && owner != index_ + 1) {
-      release_page(p);
-    }
+    const std::uint32_t owner = each.owner.load(kRelaxed);
+    const bool half_recycled = each.generation.load(kRelaxed) & 1;
+    if (half_recycled || (owner != 0 && owner != index_ + 1)) release_page(p);
     if (each.used.load(kRelaxed) > page_bytes) each.used.store(page_bytes, kRelaxed);
     each.live.store(0, kRelaxed);
     newest = std::max(newest, each.filled.load(kRelaxed));

@@ -151,10 +151,10 @@ void Link::fail_later(Status why) {
 }
 
 // hiredis frees the context when its callback returns.
-void Link::broke(const redisAsyncContext* context, Status why) {
+void Link::broke(const redisAsyncContext* context, const Status& why) {
   if (!is_current(context)) return;  // closed by us
   context_ = nullptr;
-  fail(std::move(why));
+  fail(why);
 }
 
 // ---- asking -----------------------------------------------------------------------------------

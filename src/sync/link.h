@@ -108,7 +108,7 @@ class Link {
   std::size_t bytes_arrived() const noexcept;
 
   bool is_current(const redisAsyncContext* context) const noexcept { return context == context_; }
-  void broke(const redisAsyncContext* context, Status why);
+  void broke(const redisAsyncContext* context, const Status& why);
   void fail(const Status& why);
   void fail_later(Status why);  // where `on_failed` must not be called
 

@@ -451,15 +451,23 @@ TEST_CASE("a reader that meets a page whose recycler died mends the stripe by it
 
 namespace {
 
-// Kills a process at its n-th store into a segment: the mapping is read-only, each store faults, is
+// Kills or stops a process at its n-th store into a segment: the mapping is read-only, each store faults, is
 // counted, and is let through alone (the processor's trap flag brings it back after one
 // instruction). What is counted is shared with the parent.
 class StoreCounter {
  public:
   struct Shared {
     std::uint64_t stores;
-    std::uint64_t kill_at;  // 0: never
+    std::uint64_t at;  // 0: never
+    int signal;        // SIGKILL, SIGSTOP
   };
+
+  static Shared* share() {
+    void* page = mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(page != MAP_FAILED);
+    return static_cast<Shared*>(page);
+  }
+  static void unshare(Shared* shared) { munmap(shared, kPage); }
 
   // In the child.
   static void watch(Segment& segment, Shared* shared) {
@@ -491,7 +499,7 @@ class StoreCounter {
       return;
     }
     // A store across two pages faults twice.
-    if (opened_ == 0 && ++shared_->stores == shared_->kill_at) kill(getpid(), SIGKILL);
+    if (opened_ == 0 && ++shared_->stores == shared_->at) raise(shared_->signal);
     open_[opened_++] = address / kPage * kPage;
     protect(address / kPage * kPage, kPage, PROT_READ | PROT_WRITE);
     static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] |= kTrapFlag;
@@ -524,12 +532,11 @@ TEST_CASE(
   for (; number < 3000; ++number) put_next(*table, number);
   REQUIRE(counted(*table, Counter::kEvictions) > 0);
 
-  auto* shared = static_cast<StoreCounter::Shared*>(
-      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  REQUIRE(shared != MAP_FAILED);
+  StoreCounter::Shared* shared = StoreCounter::share();
   // Returns true when the child was killed within.
   const auto run = [&](std::uint64_t kill_at, const std::function<void(Table&)>& work) {
-    shared->kill_at = kill_at;
+    shared->at = kill_at;
+    shared->signal = SIGKILL;
     Forked child([&](Steps&) {
       (void)table->processes().self();
       StoreCounter::watch(table->segment(), shared);
@@ -581,13 +588,66 @@ TEST_CASE(
     REQUIRE(test::faults(table->segment()) == "");
   }
   verify("at the end");
-  munmap(shared, 4096);
+  StoreCounter::unshare(shared);
   CHECK(kills > 100);
   CHECK(kills_while_mending > 10);
   CHECK(counted(*table, Counter::kTakeovers) > 100);
   MESSAGE(kills << " kills over " << stores << " stores, " << kills_while_mending
                 << " while mending, " << counted(*table, Counter::kTakeovers) << " take-overs, "
                 << counted(*table, Counter::kWipes) << " wipes");
+}
+
+TEST_CASE("a bypass that is raised at any moment of a wipe is served, by that wipe or by another") {
+  Home home;
+  auto table = home.table();
+  const auto keys = some_keys(*table, 2);
+  Stripe& stripe = table->segment().stripe(kStripe);
+  Guard& guard = table->segment().guard(kStripe, 0);
+  StoreCounter::Shared* shared = StoreCounter::share();
+  stripe.bypass.fetch_add(1);
+  REQUIRE(table->drop(keys[0]) == Stored::kStored);  // the first wipe has more guards to raise
+  // How many stores a wipe is, and then: stopped at each of some of them.
+  std::uint64_t stores = 0;
+  int stopped = 0;
+  for (std::uint64_t at = 0; at <= stores; at += at + 40 < stores ? 1 + stores / 40 : 1) {
+    CAPTURE(at);
+    stripe.bypass.fetch_add(1);
+    shared->at = at;
+    shared->signal = SIGSTOP;
+    Forked wiper([&](Steps& steps) {
+      (void)table->processes().self();
+      StoreCounter::watch(table->segment(), shared);
+      const bool dropped = table->drop(keys[0]) == Stored::kStored;
+      StoreCounter::stop();
+      table->processes().leave();
+      steps.reached();
+      return dropped ? 0 : 1;
+    });
+    std::uint64_t count = guard.count.load();
+    if (at == 0) {
+      CHECK(wiper.wait() == 0);
+      stores = shared->stores;
+      REQUIRE(stores > 100);
+      continue;
+    }
+    if (!wiper.await_stopped()) {  // done before that
+      CHECK(wiper.wait() == 0);
+      break;
+    }
+    ++stopped;
+    // An invalidation that finds the lock taken. Whoever asked Redis before is not to store.
+    count = guard.count.load();
+    stripe.bypass.fetch_add(1);
+    CHECK_FALSE(read(*table, keys[0]).has_value());
+    wiper.signal(SIGCONT);
+    CHECK(wiper.wait() == 0);
+    CHECK(table->drop(keys[1]) == Stored::kStored);
+    CHECK(stripe.bypass.load() == 0);
+    CHECK(guard.count.load() > count);
+  }
+  CHECK(stopped > 20);
+  StoreCounter::unshare(shared);
+  CHECK(test::faults(table->segment()).empty());
 }
 
 #endif

@@ -2,7 +2,7 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/stat.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -20,6 +20,16 @@ using test::Forked;
 using test::Home;
 using test::Random;
 using test::Steps;
+
+// Has the process this file open?
+bool opened_by(pid_t pid, const std::string& path) {
+  std::error_code error;
+  const std::string descriptors = "/proc/" + std::to_string(pid) + "/fd";
+  for (const auto& each : std::filesystem::directory_iterator(descriptors, error)) {
+    if (std::filesystem::read_symlink(each.path(), error) == path) return true;
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -96,10 +106,7 @@ TEST_CASE("segments that come and go under their users: every open gets a whole 
       Random random(static_cast<std::uint64_t>(i) + 1);
       for (int round = 0; round < 60; ++round) {
         auto opened = Segment::open(home.options);
-        // Busy: others replaced it again and again while we looked.
-        CHILD_REQUIRE(opened.ok() || opened.code() == Code::kBusy ||
-                      opened.code() == Code::kAlreadyExists);
-        if (!opened) continue;
+        CHILD_REQUIRE(opened.ok());
         Table table(*opened, TableOptions{std::chrono::milliseconds(10'000)});
         CHILD_REQUIRE(table.join().ok());
         CHILD_REQUIRE(test::put(table, "k", "v") == Stored::kStored);
@@ -115,6 +122,36 @@ TEST_CASE("segments that come and go under their users: every open gets a whole 
   for (Forked& user : users) CHECK(user.wait() == 0);
   (void)Segment::remove(home.options.directory, "test", true);
   CHECK(std::filesystem::exists(home.path()) == false);
+}
+
+TEST_CASE("a creation lock whose file was removed excludes nobody, and who waited for it knows") {
+  Home home;
+  const std::string path = home.path() + ".create";
+  const auto hold = [&] {
+    const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    REQUIRE(fd >= 0);
+    REQUIRE(flock(fd, LOCK_EX | LOCK_NB) == 0);
+    return fd;
+  };
+  // A remover holds it, an opener waits for it, the remover unlinks it and lets go; by then a
+  // creator has made and locked a new one.
+  const int removers = hold();
+  Forked opener([&](Steps& steps) {
+    steps.reached();
+    CHILD_REQUIRE(Segment::open(home.options).ok());
+    steps.reached();
+    return 0;
+  });
+  REQUIRE(opener.await_step());
+  REQUIRE(test::await([&] { return opened_by(opener.pid(), path); }));
+  std::filesystem::remove(path);
+  const int creators = hold();
+  ::close(removers);
+  CHECK_FALSE(opener.await_step(std::chrono::milliseconds(60)));
+  CHECK_FALSE(std::filesystem::exists(home.path()));
+  ::close(creators);
+  CHECK(opener.await_step());
+  CHECK(opener.wait() == 0);
 }
 
 namespace {

@@ -139,8 +139,8 @@ TEST_CASE("a base that lies further back than the entry can say counts as the be
   const std::uint64_t far = 10ull << 32;
   host.move_cursor(id(5));
   CHECK(host.fill("k", "filled", far) == Stored::kStored);
-  // Between base and reach, though the lag does not fit: not old.
-  CHECK(host.drop_event("k", far - (1ull << 31)) == Applied::kApplied);
+  // Between base and reach, though further back than the lag can say: not old.
+  CHECK(host.drop_event("k", far / 2) == Applied::kApplied);
   CHECK_FALSE(host.get("k").has_value());
 }
 
@@ -196,6 +196,20 @@ TEST_CASE("a reply that is older than one's own set is refused and does not dist
   CHECK(host.get("k") == "mine");
   CHECK(host.table->set({"k", "later"}, early, id(21)) == Stored::kStored);
   CHECK(host.get("k") == "later");
+}
+
+TEST_CASE("a reply that is older than one's own set is refused, also when that is not held any more") {
+  Host host;
+  const Sample early = host.sample("k");
+  CHECK(host.table->set({"k", "mine"}, host.sample("k"), id(20)) == Stored::kStored);
+  CHECK(host.table->drop("k") == Stored::kStored);  // or evicted
+  CHECK(host.table->fill({"k", "late"}, early, id(19)) == Stored::kRefused);
+  CHECK_FALSE(host.get("k").has_value());
+  // Nor when it was never held, because it did not fit.
+  CHECK(host.table->set({"l", std::string(1 << 20, 'x')}, host.sample("l"), id(30)) ==
+        Stored::kTooLarge);
+  CHECK(host.table->fill({"l", "late"}, early, id(29)) == Stored::kRefused);
+  CHECK_FALSE(host.get("l").has_value());
 }
 
 TEST_CASE("a reply that is older than one's own removal is refused") {

@@ -122,13 +122,15 @@ void Forked::go_on() {
 }
 
 bool Forked::await_stopped(std::chrono::milliseconds timeout) {
-  return await(
+  siginfo_t info{};
+  const bool changed = await(
       [&] {
-        siginfo_t info{};
-        return waitid(P_PID, static_cast<id_t>(pid_), &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 &&
-               info.si_pid == pid_;
+        constexpr int kLook = WSTOPPED | WEXITED | WNOHANG | WNOWAIT;
+        info = {};
+        return waitid(P_PID, static_cast<id_t>(pid_), &info, kLook) == 0 && info.si_pid == pid_;
       },
       timeout);
+  return changed && info.si_code == CLD_STOPPED;
 }
 
 bool Forked::await_zombie(std::chrono::milliseconds timeout) { return readable(pid_fd_, timeout); }

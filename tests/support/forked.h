@@ -51,7 +51,7 @@ class Forked {
   // False when the child ended, or did not get there in time.
   bool await_step(std::chrono::milliseconds timeout = kPatience);
   void go_on();
-  // Until the kernel reports it stopped.
+  // Until the kernel reports it stopped. False when it ended, or did not stop in time.
   bool await_stopped(std::chrono::milliseconds timeout = kPatience);
   // Until it has ended, leaving it a zombie: wait() has not been called for it.
   bool await_zombie(std::chrono::milliseconds timeout = kPatience);
