@@ -299,6 +299,15 @@ Status Connection::log_in(const Login& login, Deadline deadline) {
     if ((*reply)->type == REDIS_REPLY_ERROR) {
       return status_of_select_error(text_of(**reply), login.database);
     }
+  } else if (login.password.empty()) {
+    // A server that wants a password cuts the connection at the first long command, and its answer
+    // may be lost with it; to a short one it says what it wants.
+    const std::array<std::string_view, 1> ping{"PING"};
+    const Result<Reply> reply = command(ping, deadline);
+    if (!reply) return reply.status();
+    if ((*reply)->type == REDIS_REPLY_ERROR && text_of(**reply).starts_with("NOAUTH")) {
+      return status_of_error(text_of(**reply));
+    }
   }
   return {};
 }

@@ -451,8 +451,8 @@ TEST_CASE("a reader that meets a page whose recycler died mends the stripe by it
 
 namespace {
 
-// Kills or stops a process at its n-th store into a segment: the mapping is read-only, each store faults, is
-// counted, and is let through alone (the processor's trap flag brings it back after one
+// Kills or stops a process at its n-th store into a segment: the mapping is read-only, each store
+// faults, is counted, and is let through alone (the processor's trap flag brings it back after one
 // instruction). What is counted is shared with the parent.
 class StoreCounter {
  public:

@@ -198,7 +198,8 @@ TEST_CASE("a reply that is older than one's own set is refused and does not dist
   CHECK(host.get("k") == "later");
 }
 
-TEST_CASE("a reply that is older than one's own set is refused, also when that is not held any more") {
+TEST_CASE(
+    "a reply that is older than one's own set is refused, also when that is not held any more") {
   Host host;
   const Sample early = host.sample("k");
   CHECK(host.table->set({"k", "mine"}, host.sample("k"), id(20)) == Stored::kStored);
