@@ -703,7 +703,8 @@ TEST_CASE("a call to a Redis that does not answer returns within the timeout") {
       const Result<Written> written = client->set("k", "v", kForever, Announce::kValue);
       CHECK(written.code() == Code::kUnavailable);
       CHECK(mentions(written.status(), "did not answer in time"));
-      CHECK(mentions(written.status(), "not known"));
+      // The fresh one got no further than its greeting.
+      CHECK(mentions(written.status(), "not known") == (client == &connected));
       CHECK(client->fetch("k").code() == Code::kUnavailable);
       CHECK(watch.elapsed() >= 300ms);
       CHECK(watch.elapsed() < 1'500ms);
@@ -958,6 +959,9 @@ TEST_CASE("a peer that closes in the middle of a request raises no SIGPIPE in th
     signal(SIGPIPE, SIG_DFL);
     std::thread peer([&] {
       const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+      char greeting[sizeof "*1\r\n$4\r\nPING\r\n" - 1];
+      (void)!recv(fd, greeting, sizeof greeting, MSG_WAITALL);
+      (void)!send(fd, "+PONG\r\n", 7, 0);
       char byte = 0;
       (void)!recv(fd, &byte, 1, 0);
       close(fd);
