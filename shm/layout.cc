@@ -9,12 +9,12 @@ namespace larder::shm {
 
 namespace {
 constexpr std::array<const char*, kCounters> kCounterNames = {
-    "local_hits",       "local_misses",   "remote_hits",    "remote_misses",  "remote_errors",
-    "stale_hits",       "sets",           "removes",        "clears",         "stored",
-    "stores_refused",   "too_large",      "evictions",      "expirations",    "lock_timeouts",
-    "takeovers",        "wipes",          "events_applied", "events_old",     "events_without_id",
-    "events_malformed", "events_foreign", "epoch_raises",   "leader_changes", "stale_term_writes",
-    "locks_lost"};
+    "local_hits",        "local_misses",   "remote_hits",    "remote_misses",  "remote_errors",
+    "stale_hits",        "sets",           "removes",        "clears",         "stored",
+    "stores_refused",    "too_large",      "evictions",      "expirations",    "lock_timeouts",
+    "takeovers",         "wipes",          "events_applied", "events_old",     "events_without_id",
+    "events_malformed",  "events_foreign", "epoch_raises",   "leader_changes", "unpublished",
+    "stale_term_writes", "locks_lost"};
 }  // namespace
 
 const char* counter_name(Counter counter) noexcept {

@@ -68,6 +68,7 @@ enum class Counter : std::uint32_t {
   kEventsForeign,
   kEpochRaises,
   kLeaderChanges,
+  kUnpublished,
   kStaleTermWrites,
   kLocksLost,
   kCount

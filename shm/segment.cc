@@ -294,7 +294,7 @@ Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access
   alignas(Superblock) char header[sizeof(Superblock)];
   if (size < sizeof header || pread(fd.get(), header, sizeof header, 0) != sizeof header) {
     return {Code::kCorrupt,
-            path + " is too short for a segment (" + std::to_string(size) + " bytes); remove it"};
+            path + " is no larder segment: too short, with " + std::to_string(size) + " bytes"};
   }
   const auto& read_block = *reinterpret_cast<const Superblock*>(header);
   if (Status s = check_superblock(path, read_block, size); !s.ok()) return s;
@@ -568,8 +568,10 @@ Status Segment::remove(std::string_view directory, std::string_view name, bool f
       }
     }
     if (!force && locks.is_shared()) return {Code::kBusy, path + " is in use by this process"};
-  } else if (!force && segment.code() == Code::kPermissionDenied) {
-    return segment.status();
+  } else if (!force && segment.code() != Code::kCorrupt) {
+    // Another layout, say: its processes may be at work, and we cannot ask.
+    return {segment.code(), segment.status().message() +
+                                "; whether it is in use cannot be told, force the removal if not"};
   }
   if (::unlink(path.c_str()) != 0) return os_error(errno, "cannot remove " + path);
   // After the segment: one without a lock file would be refused as damaged.

@@ -196,7 +196,11 @@ class Table::Impl {
     if (own_change && reach.seq != 0 && hot_.epoch.load(kAcquire) == sample.epoch) {
       hold->raise_guard(guard, sample.epoch, reach.seq);
     }
-    if (overtaken(guard, sample, reach.seq)) {
+    // Without Redis there are no replies that could be late: a clear alone overtakes.
+    const bool alone = own_change && reach.seq == 0;
+    const bool late =
+        alone ? hot_.epoch.load(kAcquire) != sample.epoch : overtaken(guard, sample, reach.seq);
+    if (late) {
       drop_older(hold, record.key, hash, reach.seq);
       count(Counter::kStoresRefused);
       return Stored::kRefused;
@@ -269,6 +273,10 @@ class Table::Impl {
 
   Applied apply_with_id(Hold& hold, Guard& guard, const Change& change, std::uint64_t hash,
                         std::uint64_t epoch) {
+    // A newer change was taken here already: this host's own removal, say, that the events have not
+    // come to yet. Then this one's value is old, whether or not anything is held of the key.
+    const bool overtaken =
+        guard.epoch.load(kRelaxed) == epoch && guard.seq.load(kRelaxed) > change.id.seq;
     hold->raise_guard(guard, epoch, change.id.seq);
     const auto found = hold->find(change.record.key, hash);
     if (found && found->entry.header.epoch == static_cast<std::uint32_t>(epoch)) {
@@ -283,7 +291,7 @@ class Table::Impl {
         return Applied::kApplied;
       }
     }
-    if (change.kind == Change::Kind::kSet) {
+    if (change.kind == Change::Kind::kSet && !overtaken) {
       hold->put(change.record.key, hash, change.record.value, change.record.expires_ms,
                 {epoch, change.id.seq, change.id});
     } else if (found) {
@@ -306,7 +314,11 @@ class Table::Impl {
       Hold hold(*this, i, leader_wait(i));
       if (!hold) {
         raise_bypass(i);  // whoever wipes it seals the term of that moment
-      } else if (hold.stripe().term.load(kAcquire) < term) {  // a newer leader may be at it too
+        continue;
+      }
+      // A newer leader may be at it too; a term that nobody has had yet is damage.
+      const std::uint64_t sealed = hold.stripe().term.load(kAcquire);
+      if (sealed < term || sealed > sync_.term.load(kAcquire)) {
         hold.stripe().term.store(term, std::memory_order_release);
       }
     }

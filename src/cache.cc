@@ -203,9 +203,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
     const auto written = client_->set(name, value, ttl, announce);
     if (!written) return failed_change(name, written.status());
-    report_unpublished(*written);
     // Refused, too large or busy: then there is no copy here that could be older.
     (void)table_.set({name, value, deadline}, sample, written->id);
+    report_unpublished(*written);
     return {};
   }
 
@@ -220,8 +220,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     const shm::Sample sample = table_.sample(name);
     const auto written = client_->remove(name);
     if (!written) return failed_change(name, written.status());
-    report_unpublished(*written);
     (void)table_.remove(name, sample, written->id);
+    report_unpublished(*written);
     return {};
   }
 
@@ -277,6 +277,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     s.events_foreign = t[Counter::kEventsForeign];
     s.epoch_raises = t[Counter::kEpochRaises];
     s.leader_changes = t[Counter::kLeaderChanges];
+    s.unpublished = t[Counter::kUnpublished];
     s.stale_term_writes = t[Counter::kStaleTermWrites];
     s.locks_lost = t[Counter::kLocksLost];
     s.segment_bytes = table_.segment().geometry().segment_bytes;
@@ -290,11 +291,31 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return s;
   }
 
-  bool in_sync() noexcept { return !client_ || hot().in_sync.load(std::memory_order_acquire) != 0; }
+  bool in_sync() noexcept {
+    if (!client_) return true;
+    if (hot().in_sync.load(std::memory_order_acquire) == 0) return false;
+    // A started process stands ready to replace a leader that dies. One that never started may be
+    // the last of its host, and must look for itself whether anybody still leads.
+    const bool started =
+        started_generation_.load(std::memory_order_relaxed) == shm::fork_generation();
+    return started || heart_beats();
+  }
   const Options& options() const noexcept { return options_; }
   const std::string& node_id() const noexcept { return node_id_; }
 
  private:
+  // Has the leader's heartbeat moved lately, by this process's own looks and clock?
+  bool heart_beats() noexcept {
+    const std::uint64_t beat =
+        table_.segment().superblock().sync.heartbeat.load(std::memory_order_relaxed);
+    const std::uint64_t now = shm::now_ms();
+    if (seen_beat_.exchange(beat, std::memory_order_relaxed) != beat) {
+      seen_beat_ms_.store(now, std::memory_order_relaxed);
+    }
+    const std::uint64_t quiet_ms = now - seen_beat_ms_.load(std::memory_order_relaxed);
+    return quiet_ms < static_cast<std::uint64_t>(leader_options_.heartbeat_lost.count());
+  }
+
   shm::HotWords& hot() { return table_.segment().superblock().hot; }
 
   // Who led before may have died without a word: what it left is not in sync.
@@ -394,6 +415,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   void report_unpublished(const sync::Written& written) {
     if (written.published.ok()) return;
+    table_.count(Counter::kUnpublished);
     logger_->log(LogLevel::kError,
                  "a change was made but not announced; other hosts notice at the "
                  "next one: " +
@@ -406,8 +428,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       table_.raise_epoch();  // some of it may have happened
       return written.status();
     }
-    report_unpublished(*written);
     table_.raise_floor(epoch, written->id.seq);
+    report_unpublished(*written);
     return {};
   }
 
@@ -417,6 +439,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   shm::Table table_;
   std::optional<sync::Client> client_;
   sync::LeaderOptions leader_options_;
+  std::atomic<std::uint64_t> seen_beat_{UINT64_MAX};
+  std::atomic<std::uint64_t> seen_beat_ms_{0};
   shm::ForkMutex start_mutex_;
   std::atomic<std::uint64_t> started_generation_{0};
   std::unique_ptr<sync::Leader> leader_;  // last: its thread uses everything above

@@ -7,8 +7,8 @@
 namespace prefork {
 namespace {
 
-// 33 numbers, and a bool that is padded to the size of one.
-static_assert(sizeof(larder::Stats) == 34 * sizeof(std::uint64_t),
+// 34 numbers, and a bool that is padded to the size of one.
+static_assert(sizeof(larder::Stats) == 35 * sizeof(std::uint64_t),
               "larder::Stats changed: add its new fields to stats_json() and to this count");
 
 using Json = nlohmann::ordered_json;
@@ -44,6 +44,7 @@ void add_sync(Json& json, const larder::Stats& stats) {
   json["events_foreign"] = stats.events_foreign;
   json["epoch_raises"] = stats.epoch_raises;
   json["leader_changes"] = stats.leader_changes;
+  json["unpublished"] = stats.unpublished;
   json["stale_term_writes"] = stats.stale_term_writes;
   json["locks_lost"] = stats.locks_lost;
 }

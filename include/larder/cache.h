@@ -59,7 +59,7 @@ class LARDER_API Cache {
 
   Cache(Cache&&) noexcept;
   Cache& operator=(Cache&&) noexcept;
-  ~Cache();  // leaves the segment, which stays warm for others and for the next start
+  ~Cache();  // leaves the segment, which stays for others and for the next start
 
   // Joins the host: takes a place in the process table and, with Redis, starts the sync thread,
   // which may be elected leader. Call it in each worker after fork; the first get or set does it
@@ -71,7 +71,7 @@ class LARDER_API Cache {
   // The same into `lookup`, whose string's memory is reused.
   Status get(std::string_view key, Lookup& lookup);
 
-  // From shared memory only; never asks Redis, never blocks.
+  // From shared memory only: never asks Redis and never waits for a lock.
   Status get_local(std::string_view key, Lookup& lookup);
 
   // Writes to Redis, pushes the value into every host's memory. `ttl` 0: `default_ttl`.
@@ -89,7 +89,9 @@ class LARDER_API Cache {
 
   Stats stats() const;
 
-  // True while this host follows the channel (or has no Redis).
+  // True while this host follows the channel (or has no Redis). A leader that dies is replaced by
+  // another started process within milliseconds; where none is left, and after a leader was
+  // stopped, it takes up to three seconds until this turns false.
   bool in_sync() const noexcept;
   const Options& options() const noexcept;
   const std::string& node_id() const noexcept;

@@ -299,6 +299,7 @@ class JsonEvent {
     bool done = false;
     if (!reader_.open_array(done)) return fail("keys is not an array");
     while (!done) {
+      if (event_.keys.size() == kDeleteManyMax) return fail("more keys than one event names");
       if (!read_base64(event_.keys.emplace_back(), "keys") || !reader_.next_element(done)) {
         return false;
       }
@@ -462,6 +463,7 @@ Status read_body(const msgpack::object& body, Event& event) {
       return {};
     case Action::kDeleteMany:
       if (body.type != msgpack::type::ARRAY) return malformed("keys is not an array");
+      if (body.via.array.size > kDeleteManyMax) return malformed("more keys than one event names");
       for (const msgpack::object& key : body.via.array) {
         if (!is_bytes(key)) return malformed("one of keys is not bytes");
         event.keys.emplace_back(bytes_of(key));

@@ -40,6 +40,10 @@ enum class Action {
 // As written in JSON: "set", "invalidate", "delete", "clear", "delete_many".
 std::string_view action_name(Action action) noexcept;
 
+// Most keys that one kDeleteMany names: the script that sends it gets them as arguments, and Lua's
+// stack holds no more than 8,000.
+inline constexpr std::size_t kDeleteManyMax = 2'000;
+
 struct Event {
   Action action = Action::kInvalidate;
   std::string key;                // exact bytes, prefix included; may be empty: Go peers allow that

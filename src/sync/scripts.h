@@ -10,8 +10,9 @@
 //   k  the key; once for each key of `delete_many`; the prefix of `clear`
 //
 // Replies: every id is text, every time is text of milliseconds since 1970 in Redis' clock.
-// ACL: +evalsha +eval +exists +type +xinfo +xadd +get +pttl +set +del +publish +time +scan +ping
-// +select, `~prefix*`, `~larder:log:channel`, `&channel`, and +flushdb for the database scope.
+// ACL: +subscribe +evalsha +eval +exists +type +xinfo +xadd +get +pttl +set +del +publish +time
+// +scan +ping +select, `~prefix*`, `~larder:log:channel`, `&channel`, and +flushdb for the database
+// scope.
 //
 // Threads: constants, made when the library is loaded. Everything else here is a pure function.
 #pragma once
@@ -50,9 +51,6 @@ const Script& clear_database_script();
 
 // KEYS log. Replies {last id, time}.
 const Script& log_end_script();
-
-// Most keys that one delete_many_script takes: Lua's stack holds no more than 8,000 arguments.
-inline constexpr std::size_t kDeleteManyMax = 2'000;
 
 // Every log's key begins with this; no clear removes such a key.
 inline constexpr std::string_view kLogPrefix = "larder:log:";

@@ -86,7 +86,7 @@ TEST_CASE("a writer that waits gets the lock as soon as a stopped holder goes on
   const auto key = some_keys(*table, 1)[0];
   auto holder = stopped_holder(home);
   Stored stored = Stored::kBusy;
-  std::thread writer([&] { stored = put(*table, key, "v"); });
+  std::thread writer([&] { stored = table->set({key, "v"}, table->sample(key), id(1)); });
   // It sleeps behind the holder once it has marked the word.
   CHECK(
       test::await([&] { return (table->segment().stripe(kStripe).lock.load() & kWaiters) != 0; }));
@@ -109,7 +109,7 @@ TEST_CASE("a writer that waits takes over when the holder is killed") {
   holder.signal(SIGKILL);
   writer.join();
   CHECK(stored == Stored::kRefused);  // repair raised the guards' counts: sampled before
-  CHECK(put(*table, key, "v") == Stored::kStored);
+  CHECK(table->set({key, "v"}, table->sample(key), id(2)) == Stored::kStored);
   CHECK(counted(*table, Counter::kTakeovers) == 1);
   CHECK(test::faults(table->segment()).empty());
 }
@@ -208,6 +208,17 @@ TEST_CASE("the next writer takes over from a killed holder, and the stripe is so
   CHECK(put(*table, keys[1], "w") == Stored::kStored);
   CHECK(test::faults(table->segment()).empty());
   CHECK(table->reap() == 1);
+}
+
+TEST_CASE("without Redis, the write that takes over from the dead is itself kept") {
+  Home home;
+  auto table = home.table();
+  const auto key = some_keys(*table, 1)[0];
+  auto holder = stopped_holder(home);
+  holder.kill_now();
+  CHECK(table->set({key, "v"}, table->sample(key), {}) == Stored::kStored);
+  CHECK(counted(*table, Counter::kTakeovers) == 1);
+  CHECK(read(*table, key) == "v");
 }
 
 TEST_CASE("a killed holder that is still a zombie is taken over from too") {

@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <map>
+#include <thread>
 
 #include "shm/clock.h"
 #include "shm/lock.h"
@@ -102,6 +103,23 @@ TEST_CASE("an event with the entry's own id confirms it") {
   CHECK(host.get("l") == "mine");
 }
 
+TEST_CASE("an event that is older than this host's own removal does not bring the value back") {
+  Host host;
+  CHECK(host.table->remove("k", host.sample("k"), id(11)) == Stored::kStored);
+  host.set_event("k", "removed since", 10);
+  CHECK(host.get("k") == std::nullopt);
+  CHECK(host.set_event("k", "newer", 12) == Applied::kApplied);
+  CHECK(host.get("k") == "newer");
+}
+
+TEST_CASE("an event that is older than this host's own change is not served in its place") {
+  Host host;
+  const std::string huge(1u << 20, 'x');  // too large for a page: Redis alone has it
+  CHECK(host.table->set({"k", huge}, host.sample("k"), id(21)) == Stored::kTooLarge);
+  host.set_event("k", "older", 20);
+  CHECK(host.get("k") == std::nullopt);
+}
+
 TEST_CASE("an event between base and reach drops the entry: it may or may not contain the change") {
   Host host;
   for (const auto kind : {Change::Kind::kSet, Change::Kind::kDrop}) {
@@ -149,7 +167,7 @@ TEST_CASE("an event of this epoch replaces an entry of an earlier one, whatever 
   host.move_cursor(id(10));
   CHECK(host.fill("k", "filled", 900) == Stored::kStored);
   host.table->raise_epoch();
-  CHECK(host.set_event("k", "news", 11) == Applied::kApplied);
+  CHECK(host.set_event("k", "news", 22) == Applied::kApplied);
   CHECK(host.get("k") == "news");
 }
 
@@ -165,7 +183,7 @@ TEST_CASE("an event without an id drops or replaces, and refuses what was asked 
   CHECK_FALSE(host.get("k").has_value());
   CHECK(host.event(Change::Kind::kSet, "k", "trusted", {}) == Applied::kApplied);
   CHECK(host.get("k") == "trusted");
-  CHECK(host.set_event("k", "news", 11) == Applied::kApplied);
+  CHECK(host.set_event("k", "news", 22) == Applied::kApplied);
   CHECK(host.get("k") == "news");
 }
 
@@ -294,6 +312,31 @@ TEST_CASE("a leader whose term was not sealed because a stripe was locked is sea
   CHECK(other->apply({Change::Kind::kSet, {"k", "news"}, id(12)}, *newer) == Applied::kApplied);
   CHECK(host.get("k") == "news");
   CHECK(host.faults().empty());
+}
+
+TEST_CASE("a stripe that carries a term from nowhere is sealed by the next leader") {
+  Host host;
+  host.stripe("k").term.store(UINT64_MAX);
+  CHECK(host.set_event("k", "v", 5) == Applied::kStaleTerm);
+  host.term = *host.table->begin_term();
+  CHECK(host.set_event("k", "v", 6) == Applied::kApplied);
+  CHECK(host.get("k") == "v");
+}
+
+TEST_CASE("a leader that is overtaken while it seals does not unseal what the newer one sealed") {
+  Host host;
+  auto other = host.home.table();
+  {
+    // The first leader of the two waits for this stripe; meanwhile the second raises the term.
+    Intruder intruder(host, "k");
+    std::thread first([&] { (void)host.table->begin_term(); });
+    CHECK(test::await([&] { return (host.stripe("k").lock.load() & kWaiters) != 0; }));
+    host.words().term.fetch_add(1);
+    host.stripe("k").term.store(host.words().term.load());  // and has sealed it already
+    intruder.leave();
+    first.join();
+  }
+  CHECK(host.stripe("k").term.load() == host.words().term.load());
 }
 
 // ---- the bypass -------------------------------------------------------------------------------

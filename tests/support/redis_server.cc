@@ -19,10 +19,11 @@
 #include <thread>
 #include <utility>
 
+#include "tests/support/process.h"
+
 namespace larder::test {
 namespace {
 
-constexpr std::chrono::milliseconds kPoll{2};
 constexpr std::chrono::seconds kPatience{20};
 
 [[noreturn]] void fail(const std::string& what) {
@@ -209,7 +210,7 @@ void RedisServer::wait_until_ready() {
       return;
     }
     if (std::chrono::steady_clock::now() > until) fail("does not answer: " + log_tail());
-    std::this_thread::sleep_for(kPoll);
+    pause_before_asking_again();
   }
 }
 

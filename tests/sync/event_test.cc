@@ -466,16 +466,19 @@ TEST_CASE("depth is bounded where Go bounds it") {
   CHECK_FALSE(decode(objects).ok());
 }
 
-TEST_CASE("a value of 8 MiB and 10,000 keys travel") {
+TEST_CASE("a value of 8 MiB and as many keys as one event may name travel, and no more") {
   Event big = set_event();
   big.value.resize(8u << 20);
   for (std::size_t i = 0; i < big.value.size(); ++i) big.value[i] = static_cast<char>(i * 31 >> 3);
   Event many = one_of_each().back();
   many.keys.clear();
-  for (int i = 0; i < 10'000; ++i) many.keys.push_back("key:" + std::to_string(i));
+  for (std::size_t i = 0; i < kDeleteManyMax; ++i) many.keys.push_back("key:" + std::to_string(i));
+  Event too_many = many;
+  too_many.keys.push_back("one more");
   for (const WireFormat format : kFormats) {
     CHECK(decode(whole(big, format))->value == big.value);
     CHECK(decode(whole(many, format))->keys == many.keys);
+    CHECK(decode(whole(too_many, format)).code() == Code::kInvalidArgument);
   }
 }
 

@@ -635,7 +635,7 @@ int leader(const Arguments& arguments) {
     json["heartbeat"] = leader.heartbeat;
     json["in_sync"] = leader.in_sync;
     json["epoch"] = leader.epoch;
-    json["cursor"] = {{"seq", leader.cursor.seq}, {"nonce", format_hex(leader.cursor.nonce)}};
+    json["cursor"] = {{"seq", leader.cursor.seq}, {"nonce", std::to_string(leader.cursor.nonce)}};
     json["head_seq"] = leader.head_seq;
     json["floor_seq"] = leader.floor_seq;
     print_json(json);
@@ -658,7 +658,7 @@ int leader(const Arguments& arguments) {
   facts.add("epoch", std::to_string(leader.epoch));
   facts.add("cursor", leader.cursor.none() ? "none"
                                            : std::to_string(leader.cursor.seq) + "-" +
-                                                 format_hex(leader.cursor.nonce));
+                                                 std::to_string(leader.cursor.nonce));
   facts.add("head", leader.head_seq == 0 ? "none" : std::to_string(leader.head_seq));
   facts.add("floor",
             leader.floor_seq == 0 ? "none in this epoch" : std::to_string(leader.floor_seq));
