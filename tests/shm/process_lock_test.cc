@@ -86,7 +86,7 @@ TEST_CASE("a writer that waits gets the lock as soon as a stopped holder goes on
   const auto key = some_keys(*table, 1)[0];
   auto holder = stopped_holder(home);
   Stored stored = Stored::kBusy;
-  std::thread writer([&] { stored = table->set({key, "v"}, table->sample(key), id(1)); });
+  std::thread writer([&] { stored = put(*table, key, "v"); });
   // It sleeps behind the holder once it has marked the word.
   CHECK(
       test::await([&] { return (table->segment().stripe(kStripe).lock.load() & kWaiters) != 0; }));
@@ -103,7 +103,7 @@ TEST_CASE("a writer that waits takes over when the holder is killed") {
   const auto key = some_keys(*table, 1)[0];
   auto holder = stopped_holder(home);
   Stored stored = Stored::kBusy;
-  std::thread writer([&] { stored = put(*table, key, "v"); });
+  std::thread writer([&] { stored = table->set({key, "v"}, table->sample(key), id(1)); });
   CHECK(
       test::await([&] { return (table->segment().stripe(kStripe).lock.load() & kWaiters) != 0; }));
   holder.signal(SIGKILL);
