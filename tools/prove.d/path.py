@@ -287,7 +287,7 @@ def one_copy():
 
 def get_hit(value_bytes, processes):
     command = [BENCH, '--workload', 'get-hit', '--value-bytes', value_bytes, '--processes', processes,
-               '--keys', '100000', '--distribution', 'zipf', '--seconds', sized('2', '0.5'),
+               '--keys', '100000', '--distribution', 'uniform', '--seconds', sized('2', '0.5'),
                '--repeats', sized('7', '3'), '--json']
     if SABOTAGE == 'from-redis':
         return get_from_redis()
