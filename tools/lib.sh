@@ -32,7 +32,7 @@ trap 'exit 143' TERM
     libmsgpack-cxx-dev nlohmann-json3-dev libcli11-dev libxxhash-dev)
   run_packages=(redis-server redis-tools curl)
   test_packages=(doctest-dev)
-  lint_packages=(clang-format clang-tidy shellcheck ccache)
+  lint_packages=(git clang-format clang-tidy shellcheck ccache)
 }
 
 missing_packages() {
