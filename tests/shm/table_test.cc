@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <sys/stat.h>
+#include <filesystem>
 
 #include <unordered_map>
 
@@ -64,6 +65,10 @@ TEST_CASE("empty values, binary keys, and keys of one byte are like any other") 
 
 TEST_CASE("a key of 65535 bytes is kept, one more is too large") {
   Home home(1ull << 30);  // pages of 256 KiB
+  if (std::filesystem::space(home.dir.path()).available < home.options.bytes * 5 / 4) {
+    MESSAGE("skipped: needs 1 GiB of shared memory");
+    return;
+  }
   auto table = home.table();
   const std::string longest(65535, 'k');
   CHECK(put(*table, longest, "v") == Stored::kStored);

@@ -265,7 +265,7 @@ def local_only():
 
 
 def one_copy():
-    count, size = sized(100_000, 20_000), 1024
+    count, size = sized(100_000, 50_000), 1024
     ratios = []
     megabytes = int(count * size * 1.25 / 2**20) + 4
     # Sabotage: what everybody does today, a cache in each process.
