@@ -3,8 +3,8 @@
 
 #include <doctest/doctest.h>
 #include <sys/stat.h>
-#include <filesystem>
 
+#include <filesystem>
 #include <unordered_map>
 
 #include "shm/clock.h"
