@@ -6,8 +6,8 @@
 // words mean, who writes them and what a crash may leave: shm/README.md. `layout_text()` prints
 // the whole layout for the golden test; its hash is the signature that strangers are refused by.
 //
-// Primary state (I4): slots, entries, page ownership, generation and use, guards, epoch, floor, term,
-// bypass. Everything else is derived, and any bit pattern in it is harmless.
+// Primary state (I4): slots, entries, page ownership, generation and use, guards, epoch, floor,
+// term, bypass. Everything else is derived, and any bit pattern in it is harmless.
 #pragma once
 
 #include <atomic>
