@@ -997,6 +997,38 @@ TEST_CASE("a connection dropped in the middle of a call is an error, and the nex
   CHECK(local(p.fast.cache, "key-of-this-test") == "newer");
 }
 
+TEST_CASE("a change that is not announced is counted, and a logger cannot change its key") {
+  struct Nosy final : Logger {
+    Cache* cache = nullptr;
+    const std::thread::id caller = std::this_thread::get_id();
+    void log(LogLevel, std::string_view) override {
+      if (std::this_thread::get_id() != caller) return;  // the sync thread's own messages
+      Lookup lookup;
+      if (cache != nullptr) (void)cache->get_local("another", lookup);
+    }
+  };
+  TempDir folder;
+  RedisServer server;
+  RedisConnection redis(server.unix_socket());
+  REQUIRE_FALSE(redis.command({"ACL", "SETUSER", "default", "resetchannels"}).is_error());
+  auto nosy = std::make_shared<Nosy>();
+  Options options = test::host_options(folder, "a", server.unix_socket());
+  options.key_prefix = "p:";
+  options.logger = nosy;
+  auto opened = Cache::open(options);
+  REQUIRE(opened.ok());
+  Cache cache = std::move(*opened);
+  REQUIRE(cache.start().ok());
+  nosy->cache = &cache;
+  CHECK(cache.set("mine123", "v").ok());
+  CHECK(cache.stats().unpublished == 1);
+  Lookup lookup;
+  REQUIRE(cache.get_local("mine123", lookup).ok());
+  CHECK(lookup.value == "v");
+  REQUIRE(cache.get_local("another", lookup).ok());
+  CHECK_FALSE(lookup.hit());
+}
+
 TEST_CASE("a wrong password, or none, is named and is no miss") {
   const TempDir folder;
   const RedisServer server({.lines = {"requirepass secret"}, .password = "secret"});

@@ -384,6 +384,20 @@ TEST_CASE("when all workers are restarted, what they left is not served as in sy
   CHECK_FALSE(found.stale);
 }
 
+TEST_CASE("a master that never started notices that its last worker was killed") {
+  TempDir folder;
+  RedisServer redis;
+  Host host(test::host_options(folder, "a", redis.unix_socket()), 1);
+  REQUIRE(test::await([&] { return host.cache.in_sync(); }));
+  REQUIRE(host.workers[0].set("k", "v").ok());
+  host.workers.clear();  // SIGKILL: nobody is left to say that nobody follows
+  CHECK(test::await([&] { return !host.cache.in_sync(); }));
+  Lookup lookup;
+  REQUIRE(host.cache.get_local("k", lookup).ok());
+  CHECK(lookup.hit());
+  CHECK(lookup.stale);
+}
+
 TEST_CASE("a host whose workers all left orderly is taken up again by the next") {
   TwoHosts t;
   for (int round = 0; round < 3; ++round) {

@@ -163,6 +163,14 @@ TEST_CASE("a segment in use is removed only by force, and those who have it go o
   CHECK_FALSE(test::read(*fresh, "k").has_value());
 }
 
+TEST_CASE("a segment of another layout may be in use, so it is removed only by force") {
+  Home home;
+  auto table = home.table();
+  table->segment().superblock().layout_signature ^= 1;
+  CHECK(Segment::remove(home.options.directory, "test", false).code() == Code::kMismatch);
+  CHECK(Segment::remove(home.options.directory, "test", true).ok());
+}
+
 TEST_CASE("a segment that this very process uses counts as in use") {
   Home home;
   auto table = home.table();
