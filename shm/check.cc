@@ -1,11 +1,15 @@
 #include "shm/check.h"
 
+#include <algorithm>
+#include <optional>
 #include <string_view>
 
+#include "shm/arena.h"
 #include "shm/checksum.h"
 #include "shm/entry.h"
+#include "shm/policy.h"
 #include "shm/process.h"
-#include "shm/writer.h"
+#include "shm/racy_copy.h"
 
 namespace larder::shm {
 namespace {
@@ -50,28 +54,55 @@ class Checker {
     Stripe& stripe = segment_.stripe(s);
     const std::uint32_t lock_before = stripe.lock.load(kAcquire);
     check_lock(name, stripe, lock_before);
-    check_pages(name, s, lock_before);
-
-    std::uint64_t entries = 0;
-    std::uint64_t live_bytes = 0;
+    runs_.clear();
+    std::uint64_t payload = 0;
     for (std::uint32_t b = 0; b < g_.buckets_per_stripe; ++b) {
-      for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
-        const std::uint64_t bytes = check_slot(name, s, b, i);
-        if (bytes == 0) continue;
-        ++entries;
-        live_bytes += bytes;
-      }
+      for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) payload += check_slot(name, s, {b, i});
     }
-    report_.entries += entries;
-    report_.live_bytes += live_bytes;
+    report_.entries += runs_.size();
+    report_.payload_bytes += payload;
+    // What moves while one looks says nothing about runs that overlap, or about counts.
     if (!options_.quiescent) return;
+    const std::uint64_t granules = check_runs(name, s);
     const auto compare = [&](const char* what, std::uint64_t counted, std::uint64_t recorded) {
       if (counted == recorded) return;
       violation(name + ": " + what + " " + std::to_string(recorded) + ", counted " +
                 std::to_string(counted));
     };
-    compare("entries", entries, stripe.entries.load(kRelaxed));
-    compare("live bytes", live_bytes, stripe.live_bytes.load(kRelaxed));
+    compare("entries", runs_.size(), stripe.entries.load(kRelaxed));
+    compare("granules in use", granules, stripe.live_granules.load(kRelaxed));
+    compare("payload bytes", payload, stripe.payload_bytes.load(kRelaxed));
+    check_map(name, s, granules);
+  }
+
+  // No two entries overlap. Returns the granules of all.
+  std::uint64_t check_runs(const std::string& name, std::uint32_t s) {
+    std::sort(runs_.begin(), runs_.end(),
+              [](const Run& a, const Run& b) { return a.start < b.start; });
+    const Arena arena(segment_, s);
+    std::uint64_t granules = 0;
+    std::uint32_t end = 0;
+    for (const Run& run : runs_) {
+      const std::string where = name + " granule " + std::to_string(run.start);
+      if (run.start < end) violation(where + ": an entry that overlaps the one before it");
+      if (!arena.is_taken(run)) violation(where + ": an entry that the map does not know");
+      end = std::max(end, run.end());
+      granules += run.granules;
+    }
+    return granules;
+  }
+
+  // Whatever else the map says is taken must be pinned.
+  void check_map(const std::string& name, std::uint32_t s, std::uint64_t granules) {
+    std::uint64_t set_aside = 0;
+    for (const auto& each : segment_.stripe(s).quarantine) set_aside += each.load(kRelaxed) >> 32;
+    if (segment_.stripe(s).quarantined.load(kRelaxed) > kQuarantine) return;
+    const std::uint64_t taken = g_.arena_granules - Arena(segment_, s).count_free();
+    if (segment_.stripe(s).swept_epoch.load(kRelaxed) == 0) return;  // never written to
+    if (taken != granules + set_aside) {
+      violation(name + ": the map has " + std::to_string(taken) + " granules taken, entries have " +
+                std::to_string(granules) + " and pins hold " + std::to_string(set_aside));
+    }
   }
 
   void check_lock(const std::string& name, const Stripe& stripe, std::uint32_t word) {
@@ -94,74 +125,47 @@ class Checker {
     }
   }
 
-  void check_pages(const std::string& name, std::uint32_t s, std::uint32_t lock_word) {
-    for (std::uint32_t p = 0; p < g_.pages_per_stripe; ++p) {
-      const PageDescriptor& page = segment_.page(std::uint64_t{s} * g_.pages_per_stripe + p);
-      const std::string page_name = name + " page " + std::to_string(p);
-      const std::uint32_t owner = page.owner.load(kAcquire);
-      if (owner != 0 && owner != s + 1) {
-        violation(page_name + ": owned by stripe " + std::to_string(owner - 1));
-      }
-      if (page.used.load(kRelaxed) > g_.page_bytes) violation(page_name + ": used beyond its end");
-      // Only the lock's holder makes a generation odd, and it makes it even before it leaves.
-      const std::uint32_t generation = page.generation.load(kAcquire);
-      if ((generation & 1) && lock_word == 0 && segment_.stripe(s).lock.load(kAcquire) == 0 &&
-          page.generation.load(kAcquire) == generation) {
-        violation(page_name + ": left in the middle of recycling");
-      }
-    }
-  }
-
-  // Bytes of a sound entry, else 0.
-  std::uint64_t check_slot(const std::string& name, std::uint32_t s, std::uint32_t b,
-                           std::size_t i) {
-    Bucket& bucket = segment_.bucket(s, b);
+  // Bytes of a sound entry's key and value, else 0. Notes its run.
+  std::uint64_t check_slot(const std::string& name, std::uint32_t s, SlotRef at) {
+    Bucket& bucket = segment_.bucket(s, at.bucket);
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
-      const std::uint64_t word = bucket.slots[i].load(kAcquire);
+      const std::uint32_t version = bucket.version.load(kAcquire);
+      const std::uint32_t word = bucket.slots[at.slot].load(kAcquire);
       if (word == 0) return 0;
-      const auto page = page_of_slot(segment_, word);
-      const std::uint32_t generation = page ? segment_.page(*page).generation.load(kAcquire) : 0;
-      if (generation & 1) continue;
-      std::uint64_t bytes = 0;
-      const std::string wrong = fault_of(s, b, i, word, bytes);
-      std::atomic_thread_fence(std::memory_order_acquire);
-      const bool stood_still =
-          bucket.slots[i].load(kAcquire) == word &&
-          (!page || segment_.page(*page).generation.load(kAcquire) == generation);
-      if (!stood_still) continue;
-      if (wrong.empty()) return bytes;
+      std::optional<EntryRef> entry;
+      const std::string wrong = fault_of(s, at, word, entry);
+      if (version_after_copy(bucket.version) != version) continue;
+      if (wrong.empty()) {
+        runs_.push_back(entry->run);
+        return entry->payload_bytes();
+      }
       std::string where = name;
-      where.append(" bucket ").append(std::to_string(b)).append(" slot ").append(std::to_string(i));
+      where.append(" bucket ").append(std::to_string(at.bucket));
+      where.append(" slot ").append(std::to_string(at.slot));
       violation(where.append(": ").append(wrong));
       return 0;
     }
     return 0;  // would not stand still: in use, and so not ours to judge
   }
 
-  std::string fault_of(std::uint32_t s, std::uint32_t b, std::size_t i, std::uint64_t word,
-                       std::uint64_t& bytes) {
-    const auto entry = read_entry(segment_, word);
-    if (!entry) return "points outside the pages, or to an entry that exceeds its page";
-    if (entry->page / g_.pages_per_stripe != s) return "points into another stripe's page";
-    const PageDescriptor& page = segment_.page(entry->page);
-    if (page.owner.load(kAcquire) != s + 1)
-      return "points into a page that the stripe does not own";
-    if (entry->in_page + entry->bytes > page.used.load(kAcquire))
-      return "points beyond what is used";
-    const std::string key(copy(entry->key(), entry->header.key_bytes));
+  std::string fault_of(std::uint32_t s, SlotRef at, std::uint32_t word,
+                       std::optional<EntryRef>& entry) {
+    entry = read_entry(segment_, s, word);
+    if (!entry) return "points outside the arena, or to an entry that exceeds it";
+    const std::string key(copy(entry->key(), entry->header.key_bytes()));
     const std::uint64_t hash = segment_.hash(key);
-    const KeyPlace home = place_of(g_, hash);
-    if (home.stripe != s || (home.bucket | 1) != (b | 1) || !slot_matches(word, hash)) {
+    const KeyPlace place = place_of(g_, hash);
+    const bool at_home = place.home == at.bucket || place.other == at.bucket;
+    if (place.stripe != s || !at_home || !slot_matches(word, hash)) {
       return "holds a key that belongs elsewhere";
     }
-    if (is_duplicate(s, b, i, key, hash)) return "holds a key that another slot holds too";
+    if (is_duplicate(s, at, key, hash, place)) return "holds a key that another slot holds too";
     if (options_.deep) {
-      const std::string value(copy(entry->value(), entry->header.value_bytes));
-      if (entry->header.checksum != entry_checksum(entry->header, key, value)) {
+      const std::string value(copy(entry->value(), entry->header.value_bytes()));
+      if (entry->header.checksum() != entry_checksum(entry->header, key, value)) {
         return "checksum differs: the entry's bytes were changed";
       }
     }
-    bytes = entry->bytes;
     return {};
   }
 
@@ -172,14 +176,15 @@ class Checker {
   }
 
   // Among the slots before this one, so that a pair of duplicates is reported once.
-  bool is_duplicate(std::uint32_t s, std::uint32_t b, std::size_t i, const std::string& key,
-                    std::uint64_t hash) {
-    for (std::uint32_t other = b & ~1u; other <= b; ++other) {
+  bool is_duplicate(std::uint32_t s, SlotRef at, const std::string& key, std::uint64_t hash,
+                    const KeyPlace& place) {
+    for (const std::uint32_t other : {place.home, place.other}) {
+      if (other > at.bucket) continue;
       Bucket& bucket = segment_.bucket(s, other);
-      for (std::size_t j = 0; j < kSlotsPerBucket && (other < b || j < i); ++j) {
-        const std::uint64_t word = bucket.slots[j].load(kAcquire);
+      for (std::uint32_t j = 0; j < kSlotsPerBucket && (other < at.bucket || j < at.slot); ++j) {
+        const std::uint32_t word = bucket.slots[j].load(kAcquire);
         if (!slot_matches(word, hash)) continue;
-        const auto entry = read_entry(segment_, word);
+        const auto entry = read_entry(segment_, s, word);
         if (entry && entry->key_is(key) && bucket.slots[j].load(kAcquire) == word) return true;
       }
     }
@@ -191,6 +196,7 @@ class Checker {
   const CheckOptions options_;
   CheckReport report_;
   std::uint64_t unreported_ = 0;
+  std::vector<Run> runs_;  // of the stripe at hand
 };
 
 }  // namespace

@@ -18,7 +18,7 @@ struct CheckOptions {
 
 struct CheckReport {
   std::uint64_t entries = 0;
-  std::uint64_t live_bytes = 0;
+  std::uint64_t payload_bytes = 0;  // keys and values
   std::vector<std::string>
       violations;  // broken invariants: at most 100, then one line with the rest
   std::vector<std::string>

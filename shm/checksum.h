@@ -2,7 +2,7 @@
 // crash from showing half an entry; the checksum finds damage that no writer of ours could do.
 #pragma once
 
-#include <xxhash.h>
+#include "shm/hash.h"
 
 #include <string_view>
 
@@ -12,7 +12,7 @@ namespace larder::shm {
 
 inline std::uint32_t entry_checksum(EntryHeader header, std::string_view key,
                                     std::string_view value) noexcept {
-  header.checksum = 0;
+  header.check &= ~std::uint64_t{UINT32_MAX};
   const std::uint64_t over_header = XXH3_64bits(&header, sizeof header);
   const std::uint64_t over_key = XXH3_64bits_withSeed(key.data(), key.size(), over_header);
   return static_cast<std::uint32_t>(XXH3_64bits_withSeed(value.data(), value.size(), over_key));

@@ -1,14 +1,14 @@
 // From a slot to an entry, trusting nothing: every offset is bounds-checked, every header word is
-// read once. What comes out may be torn until the page's generation was rechecked, but it never
-// leads outside the page.
+// read once. What comes out may be torn until the bucket's version was found unchanged, but it
+// never leads outside the stripe's arena.
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 #include <optional>
 #include <string_view>
 
+#include "shm/arena.h"
 #include "shm/layout.h"
 #include "shm/racy_copy.h"
 #include "shm/segment.h"
@@ -16,60 +16,86 @@
 namespace larder::shm {
 
 struct EntryRef {
-  std::uint64_t page;     // index in the whole segment
-  std::uint32_t in_page;  // where the entry starts
-  std::uint64_t bytes;    // header, key, value and padding; within the page
+  Run run;  // within the arena
   const char* start;
   EntryHeader header;
 
   const char* key() const noexcept { return start + sizeof(EntryHeader); }
-  const char* value() const noexcept { return key() + header.key_bytes; }
+  const char* value() const noexcept { return key() + header.key_bytes(); }
   bool key_is(std::string_view wanted) const noexcept {
-    return header.key_bytes == wanted.size() && equals_shared(key(), wanted.data(), wanted.size());
+    return header.key_bytes() == wanted.size() &&
+           equals_shared(key(), wanted.data(), wanted.size());
   }
+  std::uint64_t payload_bytes() const noexcept {
+    return std::uint64_t{header.key_bytes()} + header.value_bytes();
+  }
+  // An event up to this seq is contained. Rounded down: a base that is too low is safe.
   std::uint64_t base() const noexcept {
-    // Saturated: the true lag may be longer, and only a base that is too low is safe.
-    if (header.base_lag == UINT32_MAX) return 0;
-    return header.reach_seq - std::min<std::uint64_t>(header.reach_seq, header.base_lag);
+    return header.reach_seq() - std::min(header.reach_seq(), unpack_lag(header.lag()));
   }
 };
 
-// The page a slot points into, or nothing for an offset outside the pages.
-inline std::optional<std::uint64_t> page_of_slot(const Segment& segment,
-                                                 std::uint64_t slot) noexcept {
-  const Geometry& g = segment.geometry();
-  const std::uint64_t offset = slot_offset(slot);
-  if (offset < g.pages_offset) return std::nullopt;
-  // A page's size is a power of two, and a division here would cost as much as the rest of a get.
-  const std::uint64_t page = (offset - g.pages_offset) >> std::countr_zero(g.page_bytes);
-  if (page >= segment.page_count()) return std::nullopt;
-  return page;
+// The entry that begins at a granule; false when that, or what its header says, leaves the arena.
+inline bool read_entry_at(const char* arena, std::uint32_t arena_granules, std::uint32_t granule,
+                          EntryRef& entry) noexcept {
+  constexpr std::uint32_t kHeaderGranules = sizeof(EntryHeader) / kGranule;
+  if (granule >= arena_granules || arena_granules - granule < kHeaderGranules) return false;
+  entry.start = arena + std::uint64_t{granule} * kGranule;
+  entry.header = load_header(entry.start);
+  const std::uint64_t granules =
+      entry_granules(entry.header.key_bytes(), entry.header.value_bytes());
+  if (granules > arena_granules - granule) return false;
+  entry.run = {granule, static_cast<std::uint32_t>(granules)};
+  return true;
 }
 
-inline std::optional<EntryRef> read_entry(const Segment& segment, std::uint64_t slot) noexcept {
-  const auto page = page_of_slot(segment, slot);
-  if (!page) return std::nullopt;
-  const Geometry& g = segment.geometry();
+inline std::optional<EntryRef> read_entry(Segment& segment, std::uint32_t stripe,
+                                          std::uint32_t slot) noexcept {
   EntryRef entry;
-  entry.page = *page;
-  entry.in_page =
-      static_cast<std::uint32_t>((slot_offset(slot) - g.pages_offset) & (g.page_bytes - 1));
-  if (entry.in_page + sizeof(EntryHeader) > g.page_bytes) return std::nullopt;
-  entry.start = segment.at(slot_offset(slot));
-  copy_from_shared(&entry.header, entry.start, sizeof(EntryHeader));
-  entry.bytes = entry_bytes(entry.header.key_bytes, entry.header.value_bytes);
-  if (entry.bytes > g.page_bytes - entry.in_page) return std::nullopt;
+  if (!read_entry_at(segment.arena(stripe), segment.geometry().arena_granules, slot_granule(slot),
+                     entry)) {
+    return std::nullopt;
+  }
   return entry;
 }
 
 // What a cache may still serve: the current epoch, above the floor, within its life.
 inline bool is_current(const EntryHeader& header, std::uint64_t epoch,
                        std::uint64_t floor) noexcept {
-  if (header.epoch != static_cast<std::uint32_t>(epoch)) return false;
-  return floor >> 48 != (epoch & 0xffff) || header.reach_seq >= (floor & kMaxSeq);
+  if (header.epoch() != static_cast<std::uint32_t>(epoch)) return false;
+  return floor >> 48 != (epoch & 0xffff) || header.reach_seq() >= (floor & kMaxSeq);
 }
 inline bool is_expired(const EntryHeader& header, std::uint64_t now) noexcept {
-  return header.expires_ms != kNeverExpires && header.expires_ms <= now;
+  return header.expires_ms() != kNeverExpires && header.expires_ms() <= now;
+}
+
+// Where a key lives: a stripe, and two buckets of it. The home is filled first, the other takes
+// what the home has no slot for.
+inline std::uint32_t stripe_of(const Geometry& g, std::uint64_t hash) noexcept {
+  return static_cast<std::uint32_t>(hash) & (g.stripe_count - 1);
+}
+inline std::uint32_t home_bucket(const Geometry& g, std::uint64_t hash) noexcept {
+  const auto bits = static_cast<std::uint32_t>(hash >> 16);
+  return static_cast<std::uint32_t>(std::uint64_t{bits} * g.buckets_per_stripe >> 32);
+}
+inline std::uint32_t other_bucket(const Geometry& g, std::uint64_t hash) noexcept {
+  const auto bits = static_cast<std::uint32_t>(hash * 0x9e3779b97f4a7c15ull >> 32);
+  const auto other = static_cast<std::uint32_t>(std::uint64_t{bits} * g.buckets_per_stripe >> 32);
+  if (other != home_bucket(g, hash)) return other;
+  return other + 1 == g.buckets_per_stripe ? 0 : other + 1;
+}
+
+struct KeyPlace {
+  std::uint32_t stripe;
+  std::uint32_t home;
+  std::uint32_t other;
+};
+inline KeyPlace place_of(const Geometry& g, std::uint64_t hash) noexcept {
+  return {stripe_of(g, hash), home_bucket(g, hash), other_bucket(g, hash)};
+}
+// Within the key's stripe.
+inline std::uint32_t guard_index(const Geometry& g, std::uint64_t hash) noexcept {
+  return static_cast<std::uint32_t>(hash * 0x9e3779b97f4a7c15ull >> 24) & (g.guards_per_stripe - 1);
 }
 
 }  // namespace larder::shm

@@ -6,12 +6,13 @@
 #include <atomic>
 #include <cstdlib>
 
-namespace larder::shm {
+namespace larder::shm::detail {
+
+std::atomic<std::uint64_t>* wiped_page = nullptr;
+
 namespace {
 
-// The kernel hands a child this page filled with zeros; `last_generation` it inherits.
-std::atomic<std::uint64_t>* wiped_page = nullptr;
-std::atomic<std::uint64_t> last_generation{0};
+std::atomic<std::uint64_t> last_generation{0};  // a child inherits it
 
 // When the library is loaded, before anything of it runs: a lazy initialisation could be under way
 // in one thread while another forks, and its guard would hang the child.
@@ -25,10 +26,7 @@ std::atomic<std::uint64_t> last_generation{0};
 
 }  // namespace
 
-std::uint64_t fork_generation() noexcept {
-  const std::uint64_t here = wiped_page->load(std::memory_order_acquire);
-  if (here != 0) [[likely]]
-    return here;
+std::uint64_t new_generation() noexcept {
   // First call in this process. Threads may race; the first one's number stays.
   std::uint64_t expected = 0;
   const std::uint64_t mine = last_generation.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -36,4 +34,4 @@ std::uint64_t fork_generation() noexcept {
   return expected;
 }
 
-}  // namespace larder::shm
+}  // namespace larder::shm::detail

@@ -1,9 +1,11 @@
 #include "shm/inspect.h"
 
+#include <algorithm>
+
 #include "shm/clock.h"
 #include "shm/entry.h"
 #include "shm/process.h"
-#include "shm/writer.h"
+#include "shm/racy_copy.h"
 
 namespace larder::shm {
 namespace {
@@ -21,29 +23,22 @@ std::optional<EntryInfo> read_slot(Segment& segment, std::uint32_t stripe, Bucke
                                    std::size_t number, std::string* value) {
   const HotWords& hot = segment.superblock().hot;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    const std::uint64_t word = bucket.slots[number].load(kAcquire);
-    const auto page = word == 0 ? std::nullopt : page_of_slot(segment, word);
-    if (!page) return std::nullopt;
-    const auto& generation = segment.page(*page).generation;
-    const std::uint32_t before = generation.load(kAcquire);
-    const auto entry = read_entry(segment, word);
-    if ((before & 1) || bucket.slots[number].load(kAcquire) != word) continue;
-    if (!entry) return std::nullopt;
+    const std::uint32_t version = bucket.version.load(kAcquire);
+    const std::uint32_t word = bucket.slots[number].load(kAcquire);
+    if (word == 0) return std::nullopt;
+    const auto entry = read_entry(segment, stripe, word);
     EntryInfo info{};
-    info.key.resize(entry->header.key_bytes);
-    copy_from_shared(info.key.data(), entry->key(), info.key.size());
-    if (value != nullptr) {
-      value->resize(entry->header.value_bytes);
-      copy_from_shared(value->data(), entry->value(), value->size());
+    if (entry) {
+      assign_from_shared(info.key, entry->key(), entry->header.key_bytes());
+      if (value != nullptr) assign_from_shared(*value, entry->value(), entry->header.value_bytes());
     }
-    std::atomic_thread_fence(std::memory_order_acquire);
-    if (generation.load(kRelaxed) != before || bucket.slots[number].load(kRelaxed) != word)
-      continue;
-    info.value_bytes = entry->header.value_bytes;
-    info.expires_ms = entry->header.expires_ms;
-    info.reach_seq = entry->header.reach_seq;
+    if (version_after_copy(bucket.version) != version) continue;
+    if (!entry) return std::nullopt;
+    info.value_bytes = entry->header.value_bytes();
+    info.expires_ms = entry->header.expires_ms();
+    info.reach_seq = entry->header.reach_seq();
     info.base_seq = entry->base();
-    info.epoch = entry->header.epoch;
+    info.epoch = entry->header.epoch();
     info.stripe = stripe;
     info.use = bucket.use[number].load(kRelaxed);
     info.live = is_current(entry->header, hot.epoch.load(kAcquire), hot.floor.load(kAcquire)) &&
@@ -72,25 +67,29 @@ Totals totals(Segment& segment) {
   for (std::uint32_t i = 1; i < g.place_count; ++i) {
     const Place& place = segment.place(i);
     add_counters(place.counters, sum);
+    add_counters(place.thread_counters, sum);
+    for (const auto& pin : place.pins) sum.pins += pin.load(kRelaxed) != 0;
     if (state_alive(place.state.load(kRelaxed))) ++sum.processes;
   }
   for (std::uint32_t i = 0; i < g.stripe_count; ++i) {
     const Stripe& stripe = segment.stripe(i);
     sum.entries += stripe.entries.load(kRelaxed);
-    sum.live_bytes += stripe.live_bytes.load(kRelaxed);
+    sum.payload_bytes += stripe.payload_bytes.load(kRelaxed);
+    // Counts that may be damaged still have to add up.
+    const std::uint64_t live =
+        std::min<std::uint64_t>(stripe.live_granules.load(kRelaxed) * kGranule, g.arena_bytes());
+    std::uint64_t pinned = 0;
+    for (const auto& run : stripe.quarantine) pinned += (run.load(kRelaxed) >> 32) * kGranule;
+    pinned = std::min(pinned, g.arena_bytes() - live);
+    sum.live_bytes += live;
+    sum.pinned_bytes += pinned;
+    sum.free_bytes += g.arena_bytes() - live - pinned;
     if (stripe.lock.load(kRelaxed) != 0) ++sum.locked_stripes;
     if (stripe.bypass.load(kRelaxed) != 0) ++sum.bypassed_stripes;
   }
-  for (std::uint64_t p = 0; p < segment.page_count(); ++p) {
-    if (segment.page(p).owner.load(kRelaxed) == 0) {
-      ++sum.free_pages;
-    } else {
-      sum.used_bytes += segment.page(p).used.load(kRelaxed);
-    }
-  }
-  sum.page_bytes = segment.page_count() * g.page_bytes;
-  sum.index_bytes = g.descriptors_offset - g.buckets_offset;
-  sum.meta_bytes = g.segment_bytes - sum.page_bytes - sum.index_bytes;
+  sum.arena_bytes = g.stripe_count * g.arena_bytes();
+  sum.index_bytes = g.maps_offset - g.buckets_offset;
+  sum.metadata_bytes = g.segment_bytes - sum.arena_bytes - sum.index_bytes;
   return sum;
 }
 
@@ -147,12 +146,12 @@ void for_each_entry(Segment& segment, const std::function<bool(const EntryInfo&)
 
 std::optional<EntryInfo> find_entry(Segment& segment, std::string_view key, std::string& value) {
   const std::uint64_t hash = segment.hash(key);
-  const KeyPlace home = place_of(segment.geometry(), hash);
-  for (const std::uint32_t b : {home.bucket, home.bucket ^ 1}) {
-    Bucket& bucket = segment.bucket(home.stripe, b);
+  const KeyPlace place = place_of(segment.geometry(), hash);
+  for (const std::uint32_t b : {place.home, place.other}) {
+    Bucket& bucket = segment.bucket(place.stripe, b);
     for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
       if (!slot_matches(bucket.slots[i].load(kAcquire), hash)) continue;
-      auto info = read_slot(segment, home.stripe, bucket, i, &value);
+      auto info = read_slot(segment, place.stripe, bucket, i, &value);
       if (info && info->key == key) return info;
     }
   }

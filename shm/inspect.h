@@ -19,12 +19,16 @@ namespace larder::shm {
 struct Totals {
   std::array<std::uint64_t, kCounters> counters{};  // of every process that ever attached
   std::uint64_t entries = 0;
-  std::uint64_t live_bytes = 0;   // reachable entries, headers included
-  std::uint64_t used_bytes = 0;   // appended to pages in use
-  std::uint64_t page_bytes = 0;   // all pages, free ones too
-  std::uint64_t index_bytes = 0;  // buckets and guards
-  std::uint64_t meta_bytes = 0;   // everything before the pages that is not index
-  std::uint64_t free_pages = 0;
+  std::uint64_t payload_bytes = 0;  // keys and values of reachable entries
+  // These add up to the segment:
+  std::uint64_t live_bytes = 0;      // reachable entries: headers, payload, padding
+  std::uint64_t pinned_bytes = 0;    // no longer reachable, but a view still shows them
+  std::uint64_t free_bytes = 0;      // of the arenas
+  std::uint64_t index_bytes = 0;     // buckets, and what the policy remembers of evicted keys
+  std::uint64_t metadata_bytes = 0;  // everything else
+
+  std::uint64_t arena_bytes = 0;  // live, pinned and free
+  std::uint32_t pins = 0;         // views held now
   std::uint32_t processes = 0;
   std::uint32_t locked_stripes = 0;
   std::uint32_t bypassed_stripes = 0;
@@ -67,8 +71,8 @@ struct EntryInfo {
   std::uint64_t base_seq;
   std::uint32_t epoch;
   std::uint32_t stripe;
-  std::uint8_t use;  // the policy's byte
-  bool live;         // would be served: this epoch, above the floor, not expired
+  std::uint16_t use;  // the policy's word
+  bool live;          // would be served: this epoch, above the floor, not expired
 };
 // Every entry that a slot points at, in no order; false stops. Entries that move meanwhile may be
 // missed or seen twice.

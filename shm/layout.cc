@@ -1,6 +1,6 @@
 #include "shm/layout.h"
 
-#include <xxhash.h>
+#include "shm/hash.h"
 
 #include <array>
 #include <sstream>
@@ -44,21 +44,25 @@ std::string layout_text() {
   FIELD(Superblock, binding);
   FIELD(Superblock, hot);
   FIELD(Superblock, sync);
+  FIELD(Superblock, policy_words);
+  FIELD(Superblock, pinners);
   FIELD(Superblock, departed);
   TYPE(Geometry);
   FIELD(Geometry, segment_bytes);
+  FIELD(Geometry, max_entries);
   FIELD(Geometry, place_count);
   FIELD(Geometry, stripe_count);
   FIELD(Geometry, buckets_per_stripe);
   FIELD(Geometry, guards_per_stripe);
-  FIELD(Geometry, pages_per_stripe);
-  FIELD(Geometry, page_bytes);
+  FIELD(Geometry, sketch_per_stripe);
+  FIELD(Geometry, arena_granules);
   FIELD(Geometry, places_offset);
   FIELD(Geometry, stripes_offset);
-  FIELD(Geometry, buckets_offset);
   FIELD(Geometry, guards_offset);
-  FIELD(Geometry, descriptors_offset);
-  FIELD(Geometry, pages_offset);
+  FIELD(Geometry, buckets_offset);
+  FIELD(Geometry, sketches_offset);
+  FIELD(Geometry, maps_offset);
+  FIELD(Geometry, arenas_offset);
   TYPE(HotWords);
   FIELD(HotWords, epoch);
   FIELD(HotWords, floor);
@@ -79,42 +83,42 @@ std::string layout_text() {
   FIELD(Place, pid_namespace);
   FIELD(Place, start_ticks);
   FIELD(Place, attached_ms);
+  FIELD(Place, pins);
   FIELD(Place, counters);
+  FIELD(Place, thread_counters);
   TYPE(Stripe);
   FIELD(Stripe, bypass);
   FIELD(Stripe, tick);
   FIELD(Stripe, lock);
   FIELD(Stripe, deaths);
   FIELD(Stripe, term);
-  FIELD(Stripe, open_page);
-  FIELD(Stripe, inserts);
-  FIELD(Stripe, fill_order);
+  FIELD(Stripe, swept_epoch);
+  FIELD(Stripe, swept_floor);
+  FIELD(Stripe, payload_bytes);
+  FIELD(Stripe, live_granules);
   FIELD(Stripe, entries);
-  FIELD(Stripe, live_bytes);
+  FIELD(Stripe, next_granule);
+  FIELD(Stripe, fit_bound);
+  FIELD(Stripe, quarantined);
+  FIELD(Stripe, allocations);
+  FIELD(Stripe, quarantine);
+  FIELD(Stripe, holes);
+  FIELD(Stripe, policy);
   TYPE(Bucket);
   FIELD(Bucket, slots);
   FIELD(Bucket, use);
+  FIELD(Bucket, version);
   TYPE(Guard);
   FIELD(Guard, epoch);
   FIELD(Guard, seq);
   FIELD(Guard, count);
-  TYPE(PageDescriptor);
-  FIELD(PageDescriptor, owner);
-  FIELD(PageDescriptor, generation);
-  FIELD(PageDescriptor, used);
-  FIELD(PageDescriptor, live);
-  FIELD(PageDescriptor, filled);
   TYPE(EntryHeader);
-  FIELD(EntryHeader, value_bytes);
-  FIELD(EntryHeader, key_bytes);
-  FIELD(EntryHeader, flags);
-  FIELD(EntryHeader, checksum);
-  FIELD(EntryHeader, epoch);
-  FIELD(EntryHeader, reach_seq);
-  FIELD(EntryHeader, reach_nonce);
-  FIELD(EntryHeader, base_lag);
-  FIELD(EntryHeader, expires_ms);
-  out << "slot tag " << kTagBits << " unit " << kUnit << " slots " << kSlotsPerBucket << "\n";
+  FIELD(EntryHeader, sizes);
+  FIELD(EntryHeader, check);
+  FIELD(EntryHeader, reach);
+  FIELD(EntryHeader, life);
+  out << "slot tag " << kTagBits << " granule " << kGranule << " slots " << kSlotsPerBucket
+      << " block " << kBlockGranules << "\n";
   out << "lock place " << kPlaceBits << " incarnation " << kIncarnationBits << "\n";
   out << "counters";
   for (const char* name : kCounterNames) out << " " << name;

@@ -1,13 +1,13 @@
 // Everything that is stored in a segment, declared once.
 //
-//   superblock | processes | stripes | index (buckets) | guards | page descriptors | pages
+//   superblock | processes | stripes | guards | index (buckets) | sketches | maps | arenas
 //
 // Rules: fixed-width integers, offsets from the segment's start, no pointers, no vtables. What the
 // words mean, who writes them and what a crash may leave: shm/README.md. `layout_text()` prints
 // the whole layout for the golden test; its hash is the signature that strangers are refused by.
 //
-// Primary state (I4): slots, entries, page ownership, generation and use, guards, epoch, floor,
-// term, bypass. Everything else is derived, and any bit pattern in it is harmless.
+// Primary state (I4): slots, entries, guards, epoch, floor, term, bypass, pins. Everything else is
+// derived, and any bit pattern in it is harmless.
 #pragma once
 
 #include <atomic>
@@ -15,14 +15,17 @@
 #include <cstdint>
 #include <string>
 
+#include "shm/policy_words.h"
+
 namespace larder::shm {
 
 inline constexpr std::uint64_t kMagic = 0x3130724564724c6cull;  // "lLrdEr01", written last
-inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::uint32_t kLayoutVersion = 2;
 inline constexpr std::size_t kCacheLine = 64;
 
 template <class T>
 using Atomic = std::atomic<T>;
+
 static_assert(Atomic<std::uint64_t>::is_always_lock_free && sizeof(Atomic<std::uint64_t>) == 8);
 static_assert(Atomic<std::uint32_t>::is_always_lock_free && sizeof(Atomic<std::uint32_t>) == 4);
 static_assert(Atomic<std::uint8_t>::is_always_lock_free && sizeof(Atomic<std::uint8_t>) == 1);
@@ -81,26 +84,49 @@ struct CounterBlock {
 };
 static_assert(kCounters <= 32);
 
+// ---- lock words -------------------------------------------------------------------------------
+
+// A lock word: 0 free, else {waiters:1, incarnation:21, place:10}. Never a thread id: those
+// collide between PID namespaces.
+inline constexpr std::uint32_t kPlaceBits = 10;
+inline constexpr std::uint32_t kIncarnationBits = 21;
+inline constexpr std::uint32_t kWaiters = 1u << 31;
+inline constexpr std::uint32_t kMaxPlaces = 1u << kPlaceBits;
+
+constexpr std::uint32_t make_owner(std::uint32_t place, std::uint32_t incarnation) {
+  return place | (incarnation & ((1u << kIncarnationBits) - 1)) << kPlaceBits;
+}
+constexpr std::uint32_t owner_place(std::uint32_t owner) { return owner & (kMaxPlaces - 1); }
+constexpr std::uint32_t owner_incarnation(std::uint32_t owner) {
+  return (owner & ~kWaiters) >> kPlaceBits;
+}
+
 // ---- superblock -------------------------------------------------------------------------------
 
 inline constexpr std::size_t kBindingBytes = 2048;
 
-// Where things are and how many; fixed at creation.
+// Where things are and how many; fixed at creation, and a function of the first two.
 struct Geometry {
   std::uint64_t segment_bytes;
+  std::uint64_t max_entries;         // 0: as many as fit
   std::uint32_t place_count;         // process places; place 0 is never used
   std::uint32_t stripe_count;        // power of two
-  std::uint32_t buckets_per_stripe;  // even: a bucket and its neighbour form a pair
+  std::uint32_t buckets_per_stripe;  // at least 2
   std::uint32_t guards_per_stripe;   // power of two
-  std::uint32_t pages_per_stripe;
-  std::uint32_t page_bytes;  // power of two
+  std::uint32_t sketch_per_stripe;   // words of the policy's sketch; power of two
+  std::uint32_t arena_granules;      // of one stripe; even
   std::uint64_t places_offset;
   std::uint64_t stripes_offset;
-  std::uint64_t buckets_offset;
   std::uint64_t guards_offset;
-  std::uint64_t descriptors_offset;
-  std::uint64_t pages_offset;
+  std::uint64_t buckets_offset;
+  std::uint64_t sketches_offset;
+  std::uint64_t maps_offset;
+  std::uint64_t arenas_offset;
   friend bool operator==(const Geometry&, const Geometry&) = default;
+
+  std::uint64_t arena_bytes() const noexcept;           // of one stripe
+  std::uint32_t blocks_per_stripe() const noexcept;     // of its map; the last may be cut short
+  std::uint64_t map_words_per_stripe() const noexcept;  // the map, then a summary for each block
 };
 
 // Read by every get, written rarely.
@@ -141,12 +167,17 @@ struct Superblock {
   char binding[kBindingBytes];
   HotWords hot;
   SyncWords sync;
+  PolicyShared policy_words;
+  // Bit i: place i has pinned something since it was taken. Who frees a run looks at those places.
+  alignas(kCacheLine) Atomic<std::uint64_t> pinners[kMaxPlaces / 64];
   alignas(kCacheLine) CounterBlock departed;  // counters of processes that are gone
 };
 
 // ---- processes --------------------------------------------------------------------------------
 
 enum class PlaceState : std::uint32_t { kFree = 0, kAlive = 1 };
+
+inline constexpr std::size_t kPins = 32;  // views that one process may hold at a time
 
 // Process i is alive while it holds a record lock on byte i of the lock file.
 struct alignas(kCacheLine) Place {
@@ -156,25 +187,17 @@ struct alignas(kCacheLine) Place {
   Atomic<std::uint32_t> pid_namespace;  // inode; pids compare within one only
   Atomic<std::uint64_t> start_ticks;    // of /proc/PID/stat: tells a recycled pid
   Atomic<std::uint64_t> attached_ms;    // CLOCK_BOOTTIME
+  // What this process's views point at, as pin words; primary while the process lives.
+  alignas(kCacheLine) Atomic<std::uint64_t> pins[kPins];
+  // The second block is for threads other than the one that registered; see Processes::count.
   alignas(kCacheLine) CounterBlock counters;
+  alignas(kCacheLine) CounterBlock thread_counters;
 };
 
 // ---- stripes ----------------------------------------------------------------------------------
 
-// A lock word: 0 free, else {waiters:1, incarnation:21, place:10}. Never a thread id: those
-// collide between PID namespaces.
-inline constexpr std::uint32_t kPlaceBits = 10;
-inline constexpr std::uint32_t kIncarnationBits = 21;
-inline constexpr std::uint32_t kWaiters = 1u << 31;
-inline constexpr std::uint32_t kMaxPlaces = 1u << kPlaceBits;
-
-constexpr std::uint32_t make_owner(std::uint32_t place, std::uint32_t incarnation) {
-  return place | (incarnation & ((1u << kIncarnationBits) - 1)) << kPlaceBits;
-}
-constexpr std::uint32_t owner_place(std::uint32_t owner) { return owner & (kMaxPlaces - 1); }
-constexpr std::uint32_t owner_incarnation(std::uint32_t owner) {
-  return (owner & ~kWaiters) >> kPlaceBits;
-}
+inline constexpr std::size_t kQuarantine = 32;
+inline constexpr std::size_t kHoles = 64;
 
 struct Stripe {
   // Readers look at this line and seldom see it change.
@@ -188,36 +211,59 @@ struct Stripe {
   Atomic<std::uint32_t> deaths;  // owners lost in a row; the third wipes the stripe
   Atomic<std::uint64_t> term;    // sealed by the leader; older leaders cannot write here
   // Derived, recomputed by repair.
-  Atomic<std::uint32_t> open_page;   // index within the stripe's range; kNoPage: none
-  Atomic<std::uint32_t> inserts;     // since the tick last moved
-  Atomic<std::uint64_t> fill_order;  // stamped on pages as they are opened
-  Atomic<std::uint64_t> entries;
-  Atomic<std::uint64_t> live_bytes;
+  Atomic<std::uint64_t> swept_epoch;  // entries of an earlier epoch or floor than these are gone
+  Atomic<std::uint64_t> swept_floor;
+  Atomic<std::uint64_t> payload_bytes;  // keys and values of reachable entries
+  Atomic<std::uint64_t> live_granules;
+  Atomic<std::uint32_t> entries;
+  Atomic<std::uint32_t> next_granule;  // where the last run was taken: the next one may fit behind
+  Atomic<std::uint32_t> fit_bound;     // no free stretch is longer; lowered by a search in vain
+  // Runs that no slot points at any more but that a pin still names, as {granules:32, start:32}.
+  // A count above kQuarantine: there may be others; they are found by rebuilding the map.
+  Atomic<std::uint32_t> quarantined;
+  Atomic<std::uint32_t> allocations;  // how often room was asked for
+  alignas(8) Atomic<std::uint64_t> quarantine[kQuarantine];
+  // Where the last run of each length (modulo their number) was given back.
+  alignas(kCacheLine) Atomic<std::uint32_t> holes[kHoles];
+  PolicyWords policy;
 };
-inline constexpr std::uint32_t kNoPage = UINT32_MAX;
 
 // ---- index ------------------------------------------------------------------------------------
 
-// A slot: {tag:20, offset in units of 8 bytes:44}; 0: empty. One store publishes an entry (I1).
-inline constexpr std::uint32_t kTagBits = 20;
-inline constexpr std::uint32_t kUnit = 8;
-inline constexpr std::uint64_t kOffsetMask = (1ull << (64 - kTagBits)) - 1;
+// What the slots count in. Entries begin at multiples of it.
+inline constexpr std::uint32_t kGranule = 8;
+inline constexpr std::uint32_t kBlockGranules = 8192;  // an arena is a row of blocks of 64 KiB
+inline constexpr std::uint32_t kBlockBytes = kBlockGranules * kGranule;
 
-constexpr std::uint64_t make_slot(std::uint64_t hash, std::uint64_t offset) {
-  return (hash >> (64 - kTagBits)) << (64 - kTagBits) | offset / kUnit;
+// A slot: {tag:10, granule within the stripe's arena + 1:22}; 0: empty. One store publishes an
+// entry (I1).
+inline constexpr std::uint32_t kTagBits = 10;
+inline constexpr std::uint32_t kGranuleBits = 32 - kTagBits;
+inline constexpr std::uint32_t kGranuleMask = (1u << kGranuleBits) - 1;
+inline constexpr std::uint32_t kArenaMaxGranules = kGranuleMask & ~1u;  // 32 MiB
+
+constexpr std::uint32_t tag_of(std::uint64_t hash) {
+  return static_cast<std::uint32_t>(hash >> (64 - kTagBits)) << kGranuleBits;
 }
-constexpr std::uint64_t slot_offset(std::uint64_t slot) { return (slot & kOffsetMask) * kUnit; }
-constexpr bool slot_matches(std::uint64_t slot, std::uint64_t hash) {
-  return slot != 0 && (slot ^ hash) >> (64 - kTagBits) == 0;
+constexpr std::uint32_t make_slot(std::uint64_t hash, std::uint32_t granule) {
+  return tag_of(hash) | (granule + 1);
+}
+// Meaningless for 0: out of every arena.
+constexpr std::uint32_t slot_granule(std::uint32_t slot) { return (slot & kGranuleMask) - 1; }
+constexpr bool slot_matches(std::uint32_t slot, std::uint64_t hash) {
+  return slot != 0 && (slot ^ tag_of(hash)) >> kGranuleBits == 0;
 }
 
-inline constexpr std::size_t kSlotsPerBucket = 7;
+inline constexpr std::size_t kSlotsPerBucket = 10;
 
-// One cache line. A key lives in its bucket or in the bucket's neighbour (index ^ 1).
+// One cache line. A key lives in one of two buckets, see place_of().
 struct alignas(kCacheLine) Bucket {
-  Atomic<std::uint64_t> slots[kSlotsPerBucket];
-  // The policy's byte for each slot. Readers write it, unlocked and seldom; any value is legal.
-  Atomic<std::uint8_t> use[8];
+  Atomic<std::uint32_t> slots[kSlotsPerBucket];
+  // The policy's word for each slot. Readers write it, unlocked and seldom; any value is legal.
+  Atomic<std::uint16_t> use[kSlotsPerBucket];
+  // Rises after a slot was cleared or replaced and before the bytes that it pointed at are used
+  // again (I2): a reader that finds it unchanged has read one whole entry.
+  Atomic<std::uint32_t> version;
 };
 static_assert(sizeof(Bucket) == kCacheLine);
 
@@ -230,35 +276,78 @@ struct Guard {
   Atomic<std::uint64_t> count;  // changes without an id
 };
 
-// ---- pages ------------------------------------------------------------------------------------
+// ---- arenas -----------------------------------------------------------------------------------
 
-struct PageDescriptor {
-  Atomic<std::uint32_t> owner;       // stripe + 1; 0: free
-  Atomic<std::uint32_t> generation;  // odd while the page is being recycled (I2)
-  Atomic<std::uint32_t> used;        // appended so far; raised before the bytes are written
-  Atomic<std::uint32_t> live;        // derived: bytes that slots point at
-  Atomic<std::uint64_t> filled;      // derived: order in which the stripe opened its pages
-};
-
-inline constexpr std::uint32_t kPageMaxBytes = 256u << 10;
 inline constexpr std::uint64_t kNeverExpires = 0;
+inline constexpr std::uint64_t kExpiresMax = (1ull << 40) - 1;
 
-// An entry is immutable once published: header, key, value, padding to 8 bytes.
+// An entry is immutable once published: header, key, value, padding to a granule.
+//
+// Four words, each loaded once by a reader, so that they stay in registers:
+//   sizes  {lag:8, flags:8, key bytes:16, value bytes:32}; lag: base = reach seq - lag, as
+//          pack_lag() rounds it up, a lower base is safe; flags: none is defined yet
+//   check  {low 32 bits of the epoch sampled before Redis was asked, checksum:32}; the checksum is
+//          the low half of xxh3 over the rest of the entry
+//   reach  {spare:16, seq:48} of the id that Redis answered; 0: none (local only)
+//   life   {low 24 bits of that id's nonce, CLOCK_BOOTTIME ms:40 or kNeverExpires}
 struct EntryHeader {
-  std::uint32_t value_bytes;
-  std::uint16_t key_bytes;
-  std::uint16_t flags;        // 0; none is defined yet
-  std::uint32_t checksum;     // low 32 bits of xxh3 over the rest of the entry
-  std::uint32_t epoch;        // low 32 bits of the epoch sampled before Redis was asked
-  std::uint64_t reach_seq;    // the id Redis answered; 0: none (local only)
-  std::uint32_t reach_nonce;  // its nonce's low 32 bits
-  std::uint32_t base_lag;     // base = reach_seq - base_lag; saturated: 0, a lower base is safe
-  std::uint64_t expires_ms;   // CLOCK_BOOTTIME; kNeverExpires
+  std::uint64_t sizes;
+  std::uint64_t check;
+  std::uint64_t reach;
+  std::uint64_t life;
+
+  std::uint32_t value_bytes() const noexcept { return static_cast<std::uint32_t>(sizes); }
+  std::uint16_t key_bytes() const noexcept { return static_cast<std::uint16_t>(sizes >> 32); }
+  std::uint8_t lag() const noexcept { return static_cast<std::uint8_t>(sizes >> 56); }
+  std::uint32_t checksum() const noexcept { return static_cast<std::uint32_t>(check); }
+  std::uint32_t epoch() const noexcept { return static_cast<std::uint32_t>(check >> 32); }
+  std::uint64_t reach_seq() const noexcept { return reach & kMaxSeq; }
+  std::uint64_t expires_ms() const noexcept { return life & kExpiresMax; }
+  // The low 24 bits.
+  std::uint32_t nonce() const noexcept { return static_cast<std::uint32_t>(life >> 40); }
 };
-static_assert(sizeof(EntryHeader) == 40);
+static_assert(sizeof(EntryHeader) == 32);
+inline constexpr std::uint64_t kNonceMask = (1u << 24) - 1;
 
 constexpr std::uint64_t entry_bytes(std::uint64_t key_bytes, std::uint64_t value_bytes) {
-  return (sizeof(EntryHeader) + key_bytes + value_bytes + kUnit - 1) / kUnit * kUnit;
+  return sizeof(EntryHeader) + key_bytes + value_bytes;
+}
+constexpr std::uint64_t entry_granules(std::uint64_t key_bytes, std::uint64_t value_bytes) {
+  return (entry_bytes(key_bytes, value_bytes) + kGranule - 1) / kGranule;
+}
+
+// A lag of 0 to 15 exactly, longer ones rounded up to three bits behind the first; kUnknownLag:
+// any.
+inline constexpr std::uint8_t kUnknownLag = 255;
+constexpr std::uint8_t pack_lag(std::uint64_t lag) {
+  unsigned exponent = 0;
+  for (; lag > 15; lag = (lag + 1) / 2) ++exponent;
+  if (exponent == 0) return static_cast<std::uint8_t>(lag);
+  return static_cast<std::uint8_t>(exponent > 29 ? kUnknownLag : 8 + exponent * 8 + (lag - 8));
+}
+constexpr std::uint64_t unpack_lag(std::uint8_t packed) {
+  if (packed < 16) return packed;
+  if (packed == kUnknownLag) return UINT64_MAX;
+  const unsigned exponent = (packed - 8u) / 8;
+  return std::uint64_t{8u + (packed - 8u) % 8} << exponent;
+}
+
+// A pin: {1:1, stripe:31, granule:32}; 0: none.
+constexpr std::uint64_t make_pin(std::uint32_t stripe, std::uint32_t granule) {
+  return 1ull << 63 | std::uint64_t{stripe} << 32 | granule;
+}
+
+// Of a word that a thread has taken but not yet pointed anywhere: no stripe has this number.
+inline constexpr std::uint64_t kClaimedPin = UINT64_MAX;
+
+inline std::uint64_t Geometry::arena_bytes() const noexcept {
+  return std::uint64_t{arena_granules} * kGranule;
+}
+inline std::uint32_t Geometry::blocks_per_stripe() const noexcept {
+  return (arena_granules + kBlockGranules - 1) / kBlockGranules;
+}
+inline std::uint64_t Geometry::map_words_per_stripe() const noexcept {
+  return std::uint64_t{blocks_per_stripe()} * (kBlockGranules / 64 + 1);
 }
 
 // Every size and offset above as text, one line each.

@@ -73,12 +73,6 @@ constexpr std::uint64_t kMarkMask = (1ull << kMarkBits) - 1;
 
 Processes::~Processes() { leave(); }
 
-std::uint32_t Processes::self_if_registered() const noexcept {
-  // acquire: pairs with the release in enter(), owner_ is of this generation.
-  if (generation_.load(std::memory_order_acquire) != fork_generation()) return 0;
-  return owner_.load(kRelaxed);
-}
-
 bool Processes::holds_place(std::uint32_t owner) const noexcept {
   const std::uint32_t index = owner_place(owner);
   if (index == 0 || index >= segment_.geometry().place_count) return false;
@@ -93,12 +87,6 @@ Result<std::uint32_t> Processes::self() {
   if (owner != 0 && holds_place(owner)) [[likely]]
     return owner;
   return enter();
-}
-
-CounterBlock& Processes::counters() noexcept {
-  const std::uint32_t owner = self_if_registered();
-  if (owner == 0) return segment_.superblock().departed;
-  return segment_.place(owner_place(owner)).counters;
 }
 
 Result<std::uint32_t> Processes::enter() {
@@ -125,16 +113,35 @@ Result<std::uint32_t> Processes::enter() {
     place.pid_namespace.store(own_namespace(), kRelaxed);
     place.start_ticks.store(facts_of(pid).start_ticks, kRelaxed);
     place.attached_ms.store(now_ms(), kRelaxed);
+    forget_pins(i);
     for (auto& counter : place.counters.values) counter.store(0, kRelaxed);
+    for (auto& counter : place.thread_counters.values) counter.store(0, kRelaxed);
     // release: who sees the place alive sees whose it is.
     place.state.store(make_state(incarnation, PlaceState::kAlive), std::memory_order_release);
     const std::uint32_t owner = make_owner(i, incarnation);
     owner_.store(owner, kRelaxed);
+    thread_.store(__builtin_thread_pointer(), kRelaxed);
     generation_.store(fork_generation(), std::memory_order_release);
     return owner;
   }
   return {Code::kNoSpace, "all " + std::to_string(count - 1) + " places of " + segment_.path() +
                               " are taken by live processes; run fewer, or use a larger segment"};
+}
+
+// What the place's process pinned; it is gone, or about to be.
+void Processes::forget_pins(std::uint32_t index) noexcept {
+  for (auto& pin : segment_.place(index).pins) pin.store(0, kRelaxed);
+  segment_.superblock().pinners[index / 64].fetch_and(~(1ull << index % 64),
+                                                      std::memory_order_release);
+}
+
+void Processes::retire_counters(Place& place) noexcept {
+  for (std::size_t i = 0; i < kCounters; ++i) {
+    segment_.superblock().departed.values[i].fetch_add(
+        place.counters.values[i].exchange(0, kRelaxed) +
+            place.thread_counters.values[i].exchange(0, kRelaxed),
+        kRelaxed);
+  }
 }
 
 void Processes::leave() noexcept {
@@ -148,10 +155,8 @@ void Processes::leave() noexcept {
   const std::uint32_t index = owner_place(owner);
   Place& place = segment_.place(index);
   const std::uint64_t state = place.state.load(kRelaxed);
-  for (std::size_t i = 0; i < kCounters; ++i) {
-    segment_.superblock().departed.values[i].fetch_add(
-        place.counters.values[i].exchange(0, kRelaxed), kRelaxed);
-  }
+  forget_pins(index);
+  retire_counters(place);
   place.state.store(make_state(state_incarnation(state), PlaceState::kFree),
                     std::memory_order_release);
   locks.unlock(index);
@@ -231,10 +236,8 @@ unsigned Processes::reap(const std::function<void(std::uint32_t)>& release) {
     if (place.state.load(std::memory_order_acquire) != state) continue;
     if (!locks.lock(i)) continue;
     if (place.state.load(std::memory_order_acquire) == state && looks_dead(i, state)) {
-      for (std::size_t c = 0; c < kCounters; ++c) {
-        segment_.superblock().departed.values[c].fetch_add(
-            place.counters.values[c].exchange(0, kRelaxed), kRelaxed);
-      }
+      forget_pins(i);
+      retire_counters(place);
       place.state.store(make_state(state_incarnation(state), PlaceState::kFree),
                         std::memory_order_release);
       ++reaped;
@@ -282,6 +285,22 @@ unsigned Processes::alive_count() const noexcept {
     if (state_alive(segment_.place(i).state.load(kRelaxed))) ++alive;
   }
   return alive;
+}
+
+RequestTotals Processes::request_totals() const noexcept {
+  RequestTotals sum;
+  const auto add = [&sum](const CounterBlock& block) {
+    sum.hits += block.values[static_cast<std::size_t>(Counter::kLocalHits)].load(kRelaxed);
+    sum.misses += block.values[static_cast<std::size_t>(Counter::kLocalMisses)].load(kRelaxed);
+  };
+  add(segment_.superblock().departed);
+  for (std::uint32_t i = 1; i < segment_.geometry().place_count; ++i) {
+    const Place& place = segment_.place(i);
+    if (!state_alive(place.state.load(kRelaxed))) continue;
+    add(place.counters);
+    add(place.thread_counters);
+  }
+  return sum;
 }
 
 }  // namespace larder::shm

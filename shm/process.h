@@ -18,6 +18,8 @@
 #include <functional>
 
 #include "larder/status.h"
+#include "shm/fork.h"
+#include "shm/policy.h"
 #include "shm/segment.h"
 
 namespace larder::shm {
@@ -36,8 +38,10 @@ class Processes {
   Result<std::uint32_t> self();
   // The same without registering; 0 when this process has no place (yet).
   std::uint32_t self_if_registered() const noexcept;
-  // This process's counters, or those of the departed while it has no place.
-  CounterBlock& counters() noexcept;
+  // Adds to this process's counters, or to those of the departed while it has no place. Prefork
+  // workers have one thread that matters: the one that registered adds without a locked
+  // instruction, because nobody else writes its block.
+  void count(Counter counter, std::uint64_t by = 1) noexcept;
   void leave() noexcept;
 
   bool is_dead(std::uint32_t owner);
@@ -54,17 +58,22 @@ class Processes {
   int leader_pid() const noexcept;
 
   unsigned alive_count() const noexcept;
+  // Local hits and misses of every process that ever attached.
+  RequestTotals request_totals() const noexcept;
 
  private:
   Result<std::uint32_t> enter();
   // Is the place still that of `owner`, and not free or another's?
   bool holds_place(std::uint32_t owner) const noexcept;
+  void forget_pins(std::uint32_t index) noexcept;
+  void retire_counters(Place& place) noexcept;
   bool looks_dead(std::uint32_t place, std::uint64_t state);
 
   Segment& segment_;
   // {fork generation, owner word}: a child sees its parent's generation and registers itself.
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<std::uint32_t> owner_{0};
+  std::atomic<void*> thread_{nullptr};  // the one that registered, while it lives
   std::atomic<std::uint64_t> leading_generation_{0};
   // When this process first saw a byte of another namespace free, in ms, and of which incarnation.
   std::array<std::atomic<std::uint64_t>, kMaxPlaces> unsure_since_{};
@@ -79,6 +88,28 @@ constexpr bool state_alive(std::uint64_t state) {
 }
 constexpr std::uint64_t make_state(std::uint32_t incarnation, PlaceState state) {
   return std::uint64_t{incarnation} << 32 | static_cast<std::uint32_t>(state);
+}
+
+inline std::uint32_t Processes::self_if_registered() const noexcept {
+  // acquire: pairs with the release in enter(), owner_ is of this generation.
+  if (generation_.load(std::memory_order_acquire) != fork_generation()) return 0;
+  return owner_.load(std::memory_order_relaxed);
+}
+
+inline void Processes::count(Counter counter, std::uint64_t by) noexcept {
+  const std::uint32_t owner = self_if_registered();
+  const auto which = static_cast<std::size_t>(counter);
+  if (owner == 0) [[unlikely]] {
+    segment_.superblock().departed.values[which].fetch_add(by, std::memory_order_relaxed);
+    return;
+  }
+  Place& place = segment_.place(owner_place(owner));
+  if (thread_.load(std::memory_order_relaxed) == __builtin_thread_pointer()) {
+    Atomic<std::uint64_t>& value = place.counters.values[which];
+    value.store(value.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+  } else {
+    place.thread_counters.values[which].fetch_add(by, std::memory_order_relaxed);
+  }
 }
 
 }  // namespace larder::shm

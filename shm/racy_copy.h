@@ -1,34 +1,59 @@
 // Copies between private and shared memory that another process may be changing meanwhile.
 //
-// What was copied means nothing until the generation of its page was found unchanged afterwards.
+// What was copied means nothing until the version of its bucket was found unchanged afterwards.
 // The language calls such a copy a data race; relaxed word-by-word copies are the legal form and
 // cost two to three times a memcpy at 1 KiB. On x86-64 and arm64, where plain loads and stores of
-// up to a word never fault or invent values, memcpy between compiler barriers does the same at
-// full speed. Elsewhere, and under ThreadSanitizer, the legal form.
+// up to a word never fault or invent values, a memcpy between an acquire load before it and a fence
+// after it does the same at full speed. Elsewhere, and under ThreadSanitizer, the legal form.
+//
+// What decides how much is read or where (a slot, a header) is always loaded as an atomic word,
+// once: a compiler may load what it copied a second time, and find something else.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include "shm/layout.h"
 
 namespace larder::shm {
 
 #if (defined(__x86_64__) || defined(__aarch64__)) && !defined(__SANITIZE_THREAD__)
 
 inline void copy_from_shared(void* to, const void* from, std::size_t bytes) noexcept {
-  asm volatile("" ::: "memory");
   std::memcpy(to, from, bytes);
-  asm volatile("" ::: "memory");
+}
+// Into a string whose memory is reused, without filling it with zeros first.
+inline void assign_from_shared(std::string& to, const char* from, std::size_t bytes) {
+  if (to.size() == bytes) [[likely]] {
+    std::memcpy(to.data(), from, bytes);
+  } else {
+    to.assign(from, bytes);
+  }
 }
 inline void copy_to_shared(void* to, const void* from, std::size_t bytes) noexcept {
-  asm volatile("" ::: "memory");
   std::memcpy(to, from, bytes);
-  asm volatile("" ::: "memory");
 }
+// Keys are short: a few words in line, overlapping where the length is odd, are quicker than a
+// call.
 inline bool equals_shared(const void* shared, const void* own, std::size_t bytes) noexcept {
-  asm volatile("" ::: "memory");
-  return std::memcmp(shared, own, bytes) == 0;
+  const auto* a = static_cast<const char*>(shared);
+  const auto* b = static_cast<const char*>(own);
+  const auto difference = [a, b](std::size_t at) {
+    std::uint64_t one;
+    std::uint64_t two;
+    std::memcpy(&one, a + at, sizeof one);
+    std::memcpy(&two, b + at, sizeof two);
+    return one ^ two;
+  };
+  if (bytes < 8 || bytes > 32) return std::memcmp(a, b, bytes) == 0;
+  if (bytes <= 16) return (difference(0) | difference(bytes - 8)) == 0;
+  return (difference(0) | difference(8) | difference(bytes - 16) | difference(bytes - 8)) == 0;
 }
 
 #else
@@ -39,6 +64,10 @@ inline void copy_from_shared(void* to, const void* from, std::size_t bytes) noex
   for (std::size_t i = 0; i < bytes; ++i) {
     out[i] = std::atomic_ref<unsigned char>(in[i]).load(std::memory_order_relaxed);
   }
+}
+inline void assign_from_shared(std::string& to, const char* from, std::size_t bytes) {
+  to.resize(bytes);
+  copy_from_shared(to.data(), from, bytes);
 }
 inline void copy_to_shared(void* to, const void* from, std::size_t bytes) noexcept {
   auto* out = static_cast<unsigned char*>(to);
@@ -60,23 +89,45 @@ inline bool equals_shared(const void* shared, const void* own, std::size_t bytes
 
 #endif
 
-// Between copying an entry and looking again at the words that protect it. ThreadSanitizer does
-// not know fences, so that build orders through the word itself.
-#if defined(__SANITIZE_THREAD__)
-inline void fence_before_recheck(const std::atomic<std::uint32_t>& generation) noexcept {
-  const_cast<std::atomic<std::uint32_t>&>(generation).fetch_add(0, std::memory_order_acq_rel);
+// Each word once, whatever the compiler would prefer.
+inline EntryHeader load_header(const char* from) noexcept {
+  auto* words = reinterpret_cast<std::uint64_t*>(const_cast<char*>(from));
+  const auto word = [words](std::size_t i) {
+    return std::atomic_ref<std::uint64_t>(words[i]).load(std::memory_order_relaxed);
+  };
+  return {word(0), word(1), word(2), word(3)};
 }
-inline void fence_before_bytes(std::atomic<std::uint32_t>& generation) noexcept {
-  generation.fetch_add(0, std::memory_order_acq_rel);
-}
-#else
-// acquire: pairs with fence_before_bytes(). Who saw new bytes sees the generation that came before.
-inline void fence_before_recheck(const std::atomic<std::uint32_t>&) noexcept {
+
+// Between copying an entry and looking again at the version that protects it.
+// acquire: pairs with fence_before_bytes(). Who saw new bytes sees the version that rose before.
+inline std::uint32_t version_after_copy(const std::atomic<std::uint32_t>& version) noexcept {
   std::atomic_thread_fence(std::memory_order_acquire);
+  return version.load(std::memory_order_relaxed);
 }
-inline void fence_before_bytes(std::atomic<std::uint32_t>&) noexcept {
-  std::atomic_thread_fence(std::memory_order_release);
-}
+// Between the versions that were raised and the first byte of what is written in freed space.
+inline void fence_before_bytes() noexcept { std::atomic_thread_fence(std::memory_order_release); }
+
+// Bit i: slot i may hold a key of this tag. A hint; a slot is loaded again before it is followed.
+inline std::uint32_t slots_with_tag(const Bucket& bucket, std::uint64_t hash) noexcept {
+  const std::uint32_t tag = tag_of(hash) >> kGranuleBits;
+#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
+  // The third load takes the first policy words with it; its upper half is not looked at.
+  const auto* at = reinterpret_cast<const __m128i*>(&bucket);
+  const __m128i wanted = _mm_set1_epi32(static_cast<int>(tag));
+  const auto equal = [&](int number) {
+    const __m128i tags = _mm_srli_epi32(_mm_load_si128(at + number), kGranuleBits);
+    return static_cast<std::uint32_t>(
+        _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(tags, wanted))));
+  };
+  return equal(0) | equal(1) << 4 | (equal(2) & 3) << 8;
+#else
+  std::uint32_t found = 0;
+  for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
+    const bool same = bucket.slots[i].load(std::memory_order_relaxed) >> kGranuleBits == tag;
+    found |= static_cast<std::uint32_t>(same) << i;
+  }
+  return found;
 #endif
+}
 
 }  // namespace larder::shm

@@ -9,7 +9,6 @@
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <bit>
@@ -19,6 +18,8 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
+
+#include "shm/policy.h"
 
 namespace larder::shm {
 namespace {
@@ -115,43 +116,77 @@ std::string lock_path_of(const std::string& segment_path, std::uint64_t instance
 
 // The offsets follow from the counts.
 Geometry place_parts(Geometry g) {
+  const auto after = [&g](std::uint64_t offset, std::uint64_t each, std::uint64_t bytes) {
+    return round_up(offset + g.stripe_count * each * bytes, kCacheLine);
+  };
   g.places_offset = round_up(sizeof(Superblock), kCacheLine);
   g.stripes_offset = g.places_offset + std::uint64_t{g.place_count} * sizeof(Place);
-  g.buckets_offset = g.stripes_offset + std::uint64_t{g.stripe_count} * sizeof(Stripe);
-  g.guards_offset =
-      g.buckets_offset + std::uint64_t{g.stripe_count} * g.buckets_per_stripe * sizeof(Bucket);
-  g.descriptors_offset =
-      g.guards_offset + std::uint64_t{g.stripe_count} * g.guards_per_stripe * sizeof(Guard);
-  g.pages_offset = round_up(g.descriptors_offset + std::uint64_t{g.stripe_count} *
-                                                       g.pages_per_stripe * sizeof(PageDescriptor),
-                            4096);
+  g.guards_offset = after(g.stripes_offset, 1, sizeof(Stripe));
+  g.buckets_offset = after(g.guards_offset, g.guards_per_stripe, sizeof(Guard));
+  g.sketches_offset = after(g.buckets_offset, g.buckets_per_stripe, sizeof(Bucket));
+  g.maps_offset = after(g.sketches_offset, g.sketch_per_stripe, 8);
+  g.arenas_offset = after(g.maps_offset, g.map_words_per_stripe(), 8);
   return g;
+}
+
+// Few and large: a value of 8 MiB fits, large and small values even out, and a stripe holds enough
+// entries to choose victims among. But at least some, so that writers seldom meet.
+std::uint32_t stripes_for(std::uint64_t bytes, std::uint64_t max_entries) {
+  constexpr std::uint64_t kMiB = 1 << 20;
+  constexpr std::uint64_t kLeastEntries = 256;
+  std::uint64_t stripes = std::max({std::min<std::uint64_t>(bytes / (2 * kMiB), 8),
+                                    std::min<std::uint64_t>(bytes / (8 * kMiB), 16),
+                                    bytes / (16 * kMiB), std::uint64_t{1}});
+  if (max_entries != 0) {
+    stripes = std::min(stripes, std::max<std::uint64_t>(max_entries / kLeastEntries, 1));
+    stripes = std::max(stripes, std::bit_ceil(bytes / (32 * kMiB) + 1));  // what slots can address
+  }
+  return static_cast<std::uint32_t>(std::bit_floor(stripes));
+}
+
+// Enough for entries of 150 bytes and more; with a bound on entries, for that many.
+std::uint32_t buckets_for(std::uint64_t bytes, std::uint64_t max_entries, std::uint32_t stripes) {
+  constexpr std::uint64_t kIndexShare = 29;     // of the segment
+  constexpr std::uint64_t kMostIndexShare = 4;  // of it, however many entries are asked for
+  constexpr std::uint64_t kSlotsInUse = 85;     // percent
+  std::uint64_t buckets = bytes / kIndexShare / stripes / sizeof(Bucket);
+  if (max_entries != 0) {
+    buckets = std::min(max_entries * 100 / kSlotsInUse / kSlotsPerBucket / stripes + 1,
+                       bytes / kMostIndexShare / stripes / sizeof(Bucket));
+  }
+  return static_cast<std::uint32_t>(std::max<std::uint64_t>(buckets, 2));
 }
 
 }  // namespace
 
-Result<Geometry> plan_geometry(std::uint64_t bytes) {
+Result<Geometry> plan_geometry(std::uint64_t bytes, std::uint64_t max_entries) {
   if (bytes < kSegmentMinBytes || bytes > kSegmentMaxBytes) {
     return {Code::kInvalidArgument, "a segment of " + std::to_string(bytes) +
-                                        " bytes is out of bounds; 4 MiB to 16 TiB are possible"};
+                                        " bytes is out of bounds; 512 KiB to 16 TiB are possible"};
   }
   Geometry g{};
   g.segment_bytes = bytes;
-  g.place_count = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(bytes >> 16, 64, 512));
-  g.page_bytes = bytes < (32ull << 20)  ? 16u << 10
-                 : bytes < (1ull << 30) ? 64u << 10
-                                        : kPageMaxBytes;
-  // Stripes of about 32 pages: many writers meet seldom, and a stripe still holds enough entries
-  // to choose victims among.
-  g.stripe_count = static_cast<std::uint32_t>(
-      std::clamp<std::uint64_t>(std::bit_floor(bytes / (32ull * g.page_bytes)), 4, 1u << 16));
-  // A sixteenth of the segment for the index serves entries from about 100 bytes on.
-  g.buckets_per_stripe = static_cast<std::uint32_t>(bytes / 16 / g.stripe_count / kCacheLine & ~1u);
-  g.guards_per_stripe = std::max(16u, std::bit_floor(g.buckets_per_stripe / 4));
-  const Geometry without_pages = place_parts(g);
-  const std::uint64_t per_page = g.page_bytes + sizeof(PageDescriptor);
-  const std::uint64_t room = bytes - without_pages.pages_offset - 4096;
-  g.pages_per_stripe = static_cast<std::uint32_t>(room / per_page / g.stripe_count);
+  g.max_entries = max_entries;
+  g.place_count = bytes < (4u << 20)
+                      ? 16
+                      : static_cast<std::uint32_t>(std::clamp<std::uint64_t>(bytes >> 17, 64, 512));
+  g.stripe_count = stripes_for(bytes, max_entries);
+  g.buckets_per_stripe = buckets_for(bytes, max_entries, g.stripe_count);
+  g.guards_per_stripe = std::max(16u, std::bit_floor(g.buckets_per_stripe / 8));
+  g.sketch_per_stripe = policy_sketch_words(g.buckets_per_stripe);
+  const std::uint64_t before = place_parts(g).maps_offset;
+  if (before + 64 * kCacheLine * std::uint64_t{g.stripe_count} >= bytes) {
+    return {Code::kInvalidArgument, "a segment of " + std::to_string(bytes) +
+                                        " bytes has no room for " + std::to_string(max_entries) +
+                                        " entries; make segment_bytes larger"};
+  }
+  // Of what is left a granule takes its 8 bytes, one bit of the map and its part of a summary.
+  const std::uint64_t room = (bytes - before) / g.stripe_count;
+  const std::uint64_t fixed = kBlockGranules / 8 + 8 + 2 * kCacheLine;  // a last, cut block's map
+  constexpr std::uint64_t kPerBlock = kBlockBytes + kBlockGranules / 8 + 8;
+  const std::uint64_t granules = (room - std::min(room, fixed)) * kBlockGranules / kPerBlock;
+  g.arena_granules =
+      static_cast<std::uint32_t>(std::min<std::uint64_t>(granules, kArenaMaxGranules) & ~1ull);
   return place_parts(g);
 }
 
@@ -221,7 +256,7 @@ Status check_superblock(const std::string& path, const Superblock& block, std::u
   }
   // The geometry follows from the size (whoever changes plan_geometry() raises kLayoutVersion), so
   // nothing of what our bounds are made of is taken on trust.
-  const auto planned = plan_geometry(size);
+  const auto planned = plan_geometry(size, block.geometry.max_entries);
   if (!planned || !(*planned == block.geometry)) {
     return refuse(Code::kCorrupt, "has a damaged superblock; remove it");
   }
@@ -262,9 +297,14 @@ Segment::Segment(std::string path, bip::mapped_region region, Access access,
       stripes_(reinterpret_cast<Stripe*>(base_ + geometry_.stripes_offset)),
       buckets_(reinterpret_cast<Bucket*>(base_ + geometry_.buckets_offset)),
       guards_(reinterpret_cast<Guard*>(base_ + geometry_.guards_offset)),
-      descriptors_(reinterpret_cast<PageDescriptor*>(base_ + geometry_.descriptors_offset)) {
+      sketches_(reinterpret_cast<Atomic<std::uint64_t>*>(base_ + geometry_.sketches_offset)),
+      maps_(reinterpret_cast<Atomic<std::uint64_t>*>(base_ + geometry_.maps_offset)),
+      arenas_(base_ + geometry_.arenas_offset) {
   // A core dump of a worker should not carry the whole cache. Advice only.
   (void)madvise(base_, region_.get_size(), MADV_DONTDUMP);
+  // Where the kernel was told to allow it (/sys/kernel/mm/transparent_hugepage/shmem_enabled), a
+  // read then misses the TLB seldom. Elsewhere this does nothing.
+  (void)madvise(base_, region_.get_size(), MADV_HUGEPAGE);
 }
 
 // Gone together with its segment, or alone? A segment without a lock file cannot tell who is alive.
@@ -427,11 +467,6 @@ void initialise(Superblock& block, const SegmentOptions& options, const Geometry
   block.geometry = geometry;
   std::memcpy(block.binding, options.binding.data(), options.binding.size());
   block.hot.epoch.store(1, std::memory_order_relaxed);
-  auto* stripes =
-      reinterpret_cast<Stripe*>(reinterpret_cast<char*>(&block) + geometry.stripes_offset);
-  for (std::uint32_t i = 0; i < geometry.stripe_count; ++i) {
-    stripes[i].open_page.store(kNoPage, std::memory_order_relaxed);
-  }
 }
 
 Status reserve(int fd, const SegmentOptions& options, const std::string& path) {
@@ -452,7 +487,7 @@ Status reserve(int fd, const SegmentOptions& options, const std::string& path) {
 
 Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) {
   const std::string path = path_of(options.directory, options.name);
-  auto geometry = plan_geometry(options.bytes);
+  auto geometry = plan_geometry(options.bytes, options.max_entries);
   if (!geometry) return geometry.status();
   if (options.binding.size() >= kBindingBytes) {
     return {Code::kInvalidArgument, "addresses, channel and prefix together exceed " +
@@ -583,10 +618,6 @@ Status Segment::remove(std::string_view directory, std::string_view name, bool f
 
 std::string Segment::binding() const {
   return {superblock_->binding, strnlen(superblock_->binding, kBindingBytes)};
-}
-
-std::uint64_t Segment::hash(std::string_view key) const noexcept {
-  return XXH3_64bits_withSeed(key.data(), key.size(), hash_seed_);
 }
 
 }  // namespace larder::shm

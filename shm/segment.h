@@ -23,19 +23,21 @@
 #include <vector>
 
 #include "larder/status.h"
+#include "shm/hash.h"
 #include "shm/layout.h"
 #include "shm/lock_file.h"
 
 namespace larder::shm {
 
 inline constexpr uid_t kNoOwner = static_cast<uid_t>(-1);
-inline constexpr std::uint64_t kSegmentMinBytes = 4ull << 20;
+inline constexpr std::uint64_t kSegmentMinBytes = 512ull << 10;
 inline constexpr std::uint64_t kSegmentMaxBytes = 16ull << 40;
 
 struct SegmentOptions {
   std::string directory = "/dev/shm";
   std::string name = "default";
   std::uint64_t bytes = 64ull << 20;
+  std::uint64_t max_entries = 0;  // 0: as many as fit
   std::uint32_t policy = 0;
   mode_t mode = 0600;
   uid_t owner = kNoOwner;  // accepted beside one's own; a creator that is root gives it the file
@@ -46,7 +48,7 @@ struct SegmentOptions {
 enum class Access { kReadWrite, kReadOnly };
 
 // Where everything is in a segment of `bytes`; kInvalidArgument outside the bounds.
-Result<Geometry> plan_geometry(std::uint64_t bytes);
+Result<Geometry> plan_geometry(std::uint64_t bytes, std::uint64_t max_entries = 0);
 
 class Segment {
  public:
@@ -87,17 +89,19 @@ class Segment {
   Guard& guard(std::uint32_t stripe, std::uint32_t index) noexcept {
     return guards_[std::uint64_t{stripe} * geometry_.guards_per_stripe + index];
   }
-  std::uint64_t page_count() const noexcept {
-    return std::uint64_t{geometry_.stripe_count} * geometry_.pages_per_stripe;
+  Atomic<std::uint64_t>* sketch(std::uint32_t stripe) noexcept {
+    return sketches_ + std::uint64_t{stripe} * geometry_.sketch_per_stripe;
   }
-  PageDescriptor& page(std::uint64_t index) noexcept { return descriptors_[index]; }
-  std::uint64_t page_offset(std::uint64_t index) const noexcept {
-    return geometry_.pages_offset + index * geometry_.page_bytes;
+  // One bit a granule, then one summary a block; see arena.h.
+  Atomic<std::uint64_t>* map(std::uint32_t stripe) noexcept {
+    return maps_ + stripe * geometry_.map_words_per_stripe();
   }
-  char* at(std::uint64_t offset) noexcept { return base_ + offset; }
-  const char* at(std::uint64_t offset) const noexcept { return base_ + offset; }
+  Atomic<std::uint64_t>* summaries(std::uint32_t stripe) noexcept {
+    return map(stripe) + std::uint64_t{geometry_.blocks_per_stripe()} * (kBlockGranules / 64);
+  }
+  char* arena(std::uint32_t stripe) noexcept { return arenas_ + stripe * geometry_.arena_bytes(); }
 
-  std::uint64_t hash(std::string_view key) const noexcept;
+  std::uint64_t hash(std::string_view key) const noexcept { return hash_of_key(key, hash_seed_); }
 
  private:
   Segment(std::string path, boost::interprocess::mapped_region region, Access access,
@@ -118,7 +122,9 @@ class Segment {
   Stripe* stripes_;
   Bucket* buckets_;
   Guard* guards_;
-  PageDescriptor* descriptors_;
+  Atomic<std::uint64_t>* sketches_;
+  Atomic<std::uint64_t>* maps_;
+  char* arenas_;
 };
 
 }  // namespace larder::shm

@@ -1,11 +1,14 @@
 #include "shm/table.h"
 
 #include <algorithm>
+#include <array>
 
 #include "shm/clock.h"
 #include "shm/entry.h"
+#include "shm/fork.h"
 #include "shm/lock.h"
 #include "shm/policy.h"
+#include "shm/reader.h"
 #include "shm/writer.h"
 
 namespace larder::shm {
@@ -14,14 +17,12 @@ namespace {
 constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 constexpr std::memory_order kAcquire = std::memory_order_acquire;
 constexpr int kReadAttempts = 8;
+constexpr std::size_t kBatch = 32;  // keys whose memory is asked for at a time
 constexpr std::uint32_t kDeathsBeforeWipe = 3;
 constexpr std::chrono::milliseconds kTryOnly{0};
 // The leader waits no longer than this for one stripe, whatever callers may: it has the others to
 // serve, and its heartbeat.
 constexpr std::chrono::milliseconds kLeaderWait{100};
-
-// What one look at a key's buckets found.
-enum class Look { kFound, kAbsent, kMoved };
 
 constexpr std::uint64_t pack_floor(std::uint64_t epoch, std::uint64_t seq) {
   return (epoch & 0xffff) << 48 | std::min(seq, kMaxSeq);
@@ -38,7 +39,8 @@ class Table::Impl {
         sync_(segment_->superblock().sync),
         policy_(policy_of(segment_->superblock().policy)),
         options_(options),
-        processes_(*segment_) {}
+        processes_(*segment_),
+        reader_(*segment_, policy_) {}
 
   // The lock of one stripe, and the right to write it, for as long as this lives. Repairs what a
   // dead owner left and serves a pending wipe before it lets anybody in.
@@ -55,9 +57,10 @@ class Table::Impl {
         self_ = 0;
         return;
       }
-      writer_.emplace(*table.segment_, stripe, table.policy_, table.processes_.counters());
+      writer_.emplace(*table.segment_, stripe, table.policy_, table.processes_);
       if (acquired == Acquired::kFromDead) recover();
       if (stripe_.bypass.load(kAcquire) != 0) writer_->wipe();
+      writer_->sweep_if_due();
     }
     ~Hold() {
       if (self_ == 0) return;
@@ -93,70 +96,97 @@ class Table::Impl {
     std::optional<Writer> writer_;
   };
 
-  void count(Counter counter, std::uint64_t by = 1) noexcept {
-    processes_.counters().values[static_cast<std::size_t>(counter)].fetch_add(by, kRelaxed);
-  }
+  void count(Counter counter, std::uint64_t by = 1) noexcept { processes_.count(counter, by); }
 
   // ---- reading ----
 
-  // `use(entry)` copies what it wants; what it saw counts only when this returns kFound.
-  template <class Use>
-  Look look(std::string_view key, std::uint64_t hash, bool promote, Use&& use) {
-    const KeyPlace home = place_of(g_, hash);
-    for (const std::uint32_t b : {home.bucket, home.bucket ^ 1}) {
-      Bucket& bucket = segment_->bucket(home.stripe, b);
-      for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
-        // acquire: pairs with the release that published the entry (I1).
-        const std::uint64_t word = bucket.slots[i].load(kAcquire);
-        if (!slot_matches(word, hash)) continue;
-        const auto page = page_of_slot(*segment_, word);
-        if (!page) continue;
-        const Atomic<std::uint32_t>& generation = segment_->page(*page).generation;
-        // acquire: pairs with the release that made it even; odd: being recycled (I2).
-        const std::uint32_t before = generation.load(kAcquire);
-        if ((before & 1) || bucket.slots[i].load(kAcquire) != word) return Look::kMoved;
-        const auto entry = read_entry(*segment_, word);
-        const bool match = entry && entry->key_is(key);
-        const bool live = match && is_live(entry->header);
-        if (live) use(*entry);
-        fence_before_recheck(generation);
-        if (generation.load(kRelaxed) != before || bucket.slots[i].load(kRelaxed) != word) {
-          return Look::kMoved;
-        }
-        if (!match) continue;  // another key with the same tag
-        if (!live) return Look::kAbsent;
-        if (promote) touch(segment_->stripe(home.stripe), bucket.use[i]);
-        return Look::kFound;
-      }
-    }
-    return Look::kAbsent;
-  }
-
-  bool is_live(const EntryHeader& header) const noexcept {
-    return is_current(header, hot_.epoch.load(kAcquire), hot_.floor.load(kAcquire)) &&
-           (header.expires_ms == kNeverExpires || header.expires_ms > now_ms());
-  }
-
-  void touch(const Stripe& stripe, Atomic<std::uint8_t>& use) const noexcept {
-    const std::uint8_t was = use.load(kRelaxed);
-    const std::uint8_t now =
-        policy_.on_hit(was, static_cast<std::uint8_t>(stripe.tick.load(kRelaxed)));
-    if (now != was) use.store(now, kRelaxed);
-  }
-
-  template <class Use>
-  bool read(std::string_view key, bool promote, Use&& use) {
-    const std::uint64_t hash = segment_->hash(key);
-    const std::uint32_t stripe = place_of(g_, hash).stripe;
+  bool is_bypassed(std::uint32_t stripe) noexcept {
     // acquire: pairs with the release that raised it; an invalidation may be waiting for its wipe.
-    if (segment_->stripe(stripe).bypass.load(kAcquire) != 0) return false;
-    for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
-      const Look seen = look(key, hash, promote, use);
+    return segment_->stripe(stripe).bypass.load(kAcquire) != 0;
+  }
+
+  // `use(seen)` copies what it wants; what it saw counts only when this returns true.
+  template <class Use>
+  bool read(const Wanted& wanted, bool promote, Use&& use) {
+    if (is_bypassed(wanted.stripe)) return false;
+    const Look seen = reader_.look(wanted, promote, use);
+    if (seen != Look::kMoved) [[likely]]
+      return seen == Look::kFound;
+    return read_again(wanted, promote, use);
+  }
+
+  template <class Use>
+  [[gnu::noinline]] bool read_again(const Wanted& wanted, bool promote, Use&& use) {
+    for (int attempt = 1; attempt < kReadAttempts; ++attempt) {
+      const Look seen = reader_.look(wanted, promote, use);
       if (seen != Look::kMoved) return seen == Look::kFound;
     }
-    // Writers kept moving it, or a recycler died or was stopped half-way. Once, without waiting.
-    const Hold hold(*this, stripe, kTryOnly);
-    return hold && look(key, hash, promote, use) == Look::kFound;
+    // Writers kept moving it. Once, without waiting.
+    const Hold hold(*this, wanted.stripe, kTryOnly);
+    return hold && reader_.look(wanted, promote, use) == Look::kFound;
+  }
+
+  // Three passes, so that the memory of all keys is on its way before any is waited for.
+  void get_batch(std::span<BatchedGet> gets) {
+    std::array<Wanted, kBatch> wanted;
+    for (std::size_t i = 0; i < gets.size(); ++i) {
+      wanted[i] = reader_.want(gets[i].key);
+      reader_.prefetch_bucket(wanted[i]);
+    }
+    for (std::size_t i = 0; i < gets.size(); ++i) reader_.prefetch_entry(wanted[i]);
+    std::uint64_t hits = 0;
+    for (std::size_t i = 0; i < gets.size(); ++i) {
+      gets[i].hit = read(wanted[i], true, [&](const Seen& seen) {
+        assign_from_shared(*gets[i].value, seen.value, seen.value_bytes);
+      });
+      hits += gets[i].hit;
+    }
+    count(Counter::kLocalHits, hits);
+    count(Counter::kLocalMisses, gets.size() - hits);
+  }
+
+  // Names the entry in a free pin word of this process, so that its bytes stay.
+  Result<Pinned> pin(std::string_view key) {
+    const auto self = processes_.self();
+    if (!self) return self.status();
+    const std::uint32_t place = owner_place(*self);
+    auto& pinners = segment_->superblock().pinners[place / 64];
+    const std::uint64_t bit = 1ull << place % 64;
+    if (!(pinners.load(kRelaxed) & bit)) pinners.fetch_or(bit, std::memory_order_seq_cst);
+    Atomic<std::uint64_t>* word = free_pin(place);
+    if (word == nullptr) {
+      return {Code::kBusy, "this process holds " + std::to_string(kPins) +
+                               " views already; let go of one, or copy the value with get"};
+    }
+    const Wanted wanted = reader_.want(key);
+    Pinned pinned;
+    const bool found = read(wanted, true, [&](const Seen& seen) {
+      word->store(make_pin(wanted.stripe, seen.granule), kRelaxed);
+      // Either the version that is read after this shows that the entry went, or who frees its run
+      // sees the pin.
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      pinned.value = {seen.value, seen.value_bytes};
+    });
+    count(found ? Counter::kLocalHits : Counter::kLocalMisses);
+    if (!found) {
+      word->store(0, std::memory_order_release);
+      return Pinned();
+    }
+    pinned.word = word;
+    pinned.generation = fork_generation();
+    return pinned;
+  }
+
+  // Claimed with a pin that names nothing, so that no other thread takes it.
+  Atomic<std::uint64_t>* free_pin(std::uint32_t place) noexcept {
+    for (auto& word : segment_->place(place).pins) {
+      std::uint64_t free = 0;
+      if (word.load(kRelaxed) == 0 &&
+          word.compare_exchange_strong(free, kClaimedPin, kAcquire, kRelaxed)) {
+        return &word;
+      }
+    }
+    return nullptr;
   }
 
   // ---- changing ----
@@ -171,7 +201,7 @@ class Table::Impl {
                          std::uint64_t reach) {
     const auto found = hold->find(key, hash);
     if (!found) return true;
-    if (found->entry.header.reach_seq > reach) return false;
+    if (found->entry.header.reach_seq() > reach) return false;
     hold->erase(*found);
     return true;
   }
@@ -185,7 +215,7 @@ class Table::Impl {
 
   Stored store(const Record& record, const Sample& sample, ChangeId reach, bool own_change) {
     const std::uint64_t hash = segment_->hash(record.key);
-    const std::uint32_t stripe = place_of(g_, hash).stripe;
+    const std::uint32_t stripe = stripe_of(g_, hash);
     Hold hold(*this, stripe, options_.lock_timeout);
     if (!hold) {
       if (own_change) raise_bypass(stripe);
@@ -206,8 +236,8 @@ class Table::Impl {
       return Stored::kRefused;
     }
     const auto found = hold->find(record.key, hash);
-    if (found && found->entry.header.epoch == static_cast<std::uint32_t>(sample.epoch) &&
-        found->entry.header.reach_seq > reach.seq) {
+    if (found && found->entry.header.epoch() == static_cast<std::uint32_t>(sample.epoch) &&
+        found->entry.header.reach_seq() > reach.seq) {
       count(Counter::kStoresRefused);
       return Stored::kRefused;
     }
@@ -218,7 +248,7 @@ class Table::Impl {
 
   Stored remove(std::string_view key, const Sample* sample, ChangeId id) {
     const std::uint64_t hash = segment_->hash(key);
-    const std::uint32_t stripe = place_of(g_, hash).stripe;
+    const std::uint32_t stripe = stripe_of(g_, hash);
     Hold hold(*this, stripe, options_.lock_timeout);
     if (!hold) {
       raise_bypass(stripe);
@@ -244,7 +274,7 @@ class Table::Impl {
 
   Applied apply(const Change& change, std::uint64_t term) {
     const std::uint64_t hash = segment_->hash(change.record.key);
-    const std::uint32_t stripe = place_of(g_, hash).stripe;
+    const std::uint32_t stripe = stripe_of(g_, hash);
     Hold hold(*this, stripe, leader_wait(stripe));
     if (!hold) {
       if (!term_is_current(term)) return Applied::kStaleTerm;
@@ -279,14 +309,13 @@ class Table::Impl {
         guard.epoch.load(kRelaxed) == epoch && guard.seq.load(kRelaxed) > change.id.seq;
     hold->raise_guard(guard, epoch, change.id.seq);
     const auto found = hold->find(change.record.key, hash);
-    if (found && found->entry.header.epoch == static_cast<std::uint32_t>(epoch)) {
+    if (found && found->entry.header.epoch() == static_cast<std::uint32_t>(epoch)) {
       const EntryHeader& held = found->entry.header;
       if (change.id.seq <= found->entry.base()) return Applied::kOld;
-      if (held.reach_seq == change.id.seq &&
-          held.reach_nonce == static_cast<std::uint32_t>(change.id.nonce)) {
+      if (held.reach_seq() == change.id.seq && held.nonce() == (change.id.nonce & kNonceMask)) {
         return Applied::kOld;  // its own change, or the change it was read after
       }
-      if (change.id.seq <= held.reach_seq) {
+      if (change.id.seq <= held.reach_seq()) {
         hold->erase(*found);  // may or may not contain the change
         return Applied::kApplied;
       }
@@ -333,6 +362,7 @@ class Table::Impl {
   const Policy& policy_;
   const TableOptions options_;
   Processes processes_;
+  Reader reader_;
 };
 
 Table::Table(std::shared_ptr<Segment> segment, TableOptions options)
@@ -360,23 +390,38 @@ unsigned Table::reap() {
 }
 
 bool Table::get(std::string_view key, std::string& value) {
-  const bool hit = impl_->read(key, true, [&](const EntryRef& entry) {
-    value.resize(entry.header.value_bytes);
-    copy_from_shared(value.data(), entry.value(), entry.header.value_bytes);
+  const bool hit = impl_->read(impl_->reader_.want(key), true, [&](const Seen& seen) {
+    assign_from_shared(value, seen.value, seen.value_bytes);
   });
   impl_->count(hit ? Counter::kLocalHits : Counter::kLocalMisses);
   return hit;
 }
 
+void Table::get_many(std::span<BatchedGet> gets) {
+  while (!gets.empty()) {
+    const std::size_t now = std::min(gets.size(), kBatch);
+    impl_->get_batch(gets.first(now));
+    gets = gets.subspan(now);
+  }
+}
+
 bool Table::contains(std::string_view key) const {
-  return impl_->read(key, false, [](const EntryRef&) {});
+  return impl_->read(impl_->reader_.want(key), false, [](const Seen&) {});
+}
+
+Result<Pinned> Table::pin(std::string_view key) { return impl_->pin(key); }
+
+void unpin(const Pinned& pinned) noexcept {
+  // A forked child's view is its parent's: the word is not the child's to clear.
+  if (pinned.word == nullptr || pinned.generation != fork_generation()) return;
+  // release: whoever sees the word cleared may write where the value was.
+  pinned.word->store(0, std::memory_order_release);
 }
 
 Sample Table::sample(std::string_view key) const {
   const std::uint64_t hash = impl_->segment_->hash(key);
-  const auto mask = impl_->g_.guards_per_stripe - 1;
-  const Guard& guard = impl_->segment_->guard(place_of(impl_->g_, hash).stripe,
-                                              static_cast<std::uint32_t>(hash >> 32) & mask);
+  const Guard& guard =
+      impl_->segment_->guard(stripe_of(impl_->g_, hash), guard_index(impl_->g_, hash));
   Sample sample;
   // The epoch first: whatever is raised after this refuses the store.
   sample.epoch = impl_->hot_.epoch.load(kAcquire);

@@ -1,7 +1,7 @@
 // The table: what a cache keeps of one host's keys, in shared memory.
 //
 // Threads and processes: every method may be called from any of them. Readers take no lock and
-// write nothing but their own counters and, seldom, the policy's byte. Writers meet only on a
+// write nothing but their own counters and, seldom, the policy's word. Writers meet only on a
 // stripe, and wait for it at most `lock_timeout`.
 // Crash: a process may die at any instruction; see shm/README.md for what it may leave.
 // Fork: a child takes its own place at its first call.
@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -39,10 +40,26 @@ struct Record {
   std::uint64_t expires_ms = kNeverExpires;  // CLOCK_BOOTTIME
 };
 
+// One of many keys asked for at once.
+struct BatchedGet {
+  std::string_view key;
+  std::string* value;  // replaced on a hit
+  bool hit = false;
+};
+
+// A value that stays where it is until it is unpinned, whatever becomes of its key.
+struct Pinned {
+  std::string_view value;
+  Atomic<std::uint64_t>* word = nullptr;  // null: a miss
+  std::uint64_t generation = 0;           // of the process that pinned it, see fork.h
+};
+
+void unpin(const Pinned& pinned) noexcept;  // no-op for a miss
+
 enum class Stored {
   kStored,    // readers see it
   kRefused,   // a newer change came meanwhile; any older copy is gone
-  kTooLarge,  // does not fit a page; any older copy is gone
+  kTooLarge,  // does not fit a stripe's arena; any older copy is gone
   kBusy,      // the stripe's lock was not to be had in time; for a change, readers miss there now
 };
 
@@ -82,6 +99,11 @@ class Table {
 
   // Copies the value of `key` into `value`, whose memory is reused. False: a miss.
   bool get(std::string_view key, std::string& value);
+
+  // The same for many keys, overlapping their cache misses.
+  void get_many(std::span<BatchedGet> gets);
+  // The value in place. A miss has no word. kBusy: this process holds kPins already.
+  Result<Pinned> pin(std::string_view key);
 
   // To be taken before Redis is asked for `key`, or told to change it.
   Sample sample(std::string_view key) const;

@@ -1,22 +1,28 @@
-// What the holder of a stripe's lock may do to it: find, put, erase, recycle, wipe, repair.
+// What the holder of a stripe's lock may do to it: find, put, erase, make room, wipe, repair.
 //
 // Invariants kept here
 //   I1 a reachable entry is complete: bytes first, then one release store of its slot.
-//   I2 a page belongs to the stripe before a slot points into it; its generation is odd from before
-//      its last slots are cleared until after, so that no reader mistakes new bytes for old.
-//   I3 only the lock's holder writes the stripe's slots, pages and guards.
-// Killed at any instruction, a writer leaves slots that point at complete entries or nowhere, at
-// worst some dead bytes, a page that is marked as being recycled, and wrong derived counts:
-// `repair` mends the last two.
+//   I2 a slot is cleared or replaced, then its bucket's version rises, and only then may the bytes
+//      that it pointed at be used again; not even then while a pin names them.
+//   I3 only the lock's holder writes the stripe's slots, map and guards.
+// Killed at any instruction, a writer leaves slots that point at complete entries or nowhere; what
+// else it leaves (a map that says too much, versions that did not rise, counts) `repair` makes
+// anew.
+//
+//   writer.cc         slots, entries, guards
+//   writer_room.cc    finding room: holes, eviction, compaction, what pins hold back
+//   writer_repair.cc  sweeping, wiping, repairing
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string_view>
 
+#include "shm/arena.h"
 #include "shm/entry.h"
 #include "shm/layout.h"
 #include "shm/policy.h"
+#include "shm/process.h"
 #include "shm/segment.h"
 
 namespace larder::shm {
@@ -30,24 +36,18 @@ struct Stamp {
 
 class Writer {
  public:
-  // `owner` must hold the lock of `stripe` throughout the writer's life.
-  Writer(Segment& segment, std::uint32_t stripe, const Policy& policy, CounterBlock& counters)
-      : segment_(segment),
-        index_(stripe),
-        stripe_(segment.stripe(stripe)),
-        policy_(policy),
-        counters_(counters) {}
+  // `processes`' process must hold the lock of `stripe` throughout the writer's life.
+  Writer(Segment& segment, std::uint32_t stripe, const Policy& policy, Processes& processes);
 
   struct Found {
-    Atomic<std::uint64_t>* slot;
-    std::uint64_t word;
+    SlotRef at;
     EntryRef entry;
   };
   // The slot of `key`, whatever epoch its entry is of.
   std::optional<Found> find(std::string_view key, std::uint64_t hash);
 
-  // Writes an entry and makes it the one that readers find. False: it does not fit a page; what
-  // was held of the key is gone then.
+  // Writes an entry and makes it the one that readers find. False: it does not fit the arena, or
+  // what is pinned leaves no room for it; what was held of the key is gone then.
   bool put(std::string_view key, std::uint64_t hash, std::string_view value,
            std::uint64_t expires_ms, const Stamp& stamp);
   void erase(const Found& found);
@@ -57,8 +57,10 @@ class Writer {
   void raise_guard(Guard& guard, std::uint64_t epoch, std::uint64_t seq);
   void count_guard(Guard& guard);
 
-  // After the owner before us died: finishes what it was about, drops what cannot be trusted,
-  // recomputes what is derived. May itself be killed anywhere and run again.
+  // Drops what an epoch raise or a clear made unreadable, once after each.
+  void sweep_if_due();
+  // After the owner before us died: drops what cannot be trusted, makes anew what is derived. May
+  // itself be killed anywhere and run again.
   void repair();
   // Empties the stripe so that nothing held before, or asked for before, can appear again: raises
   // every guard to the highest change applied and its count by one, seals the current term, clears,
@@ -66,61 +68,75 @@ class Writer {
   void wipe();
 
  private:
-  std::uint32_t first_page() const { return index_ * segment_.geometry().pages_per_stripe; }
-  std::uint32_t page_count() const { return segment_.geometry().pages_per_stripe; }
-  std::uint64_t page_of_offset(std::uint64_t offset) const {
-    const Geometry& g = segment_.geometry();
-    return (offset - g.pages_offset) / g.page_bytes;
-  }
-  // `in_range`: 0 to page_count().
-  PageDescriptor& page(std::uint32_t in_range) { return segment_.page(first_page() + in_range); }
-
-  // visit(bucket index, slot, word) for every slot that is not empty.
+  // ---- slots ----
+  Bucket& bucket(std::uint32_t index) { return segment_.bucket(index_, index); }
+  Atomic<std::uint32_t>& slot(SlotRef at) { return bucket(at.bucket).slots[at.slot]; }
+  Atomic<std::uint16_t>& use(SlotRef at) { return bucket(at.bucket).use[at.slot]; }
+  std::optional<EntryRef> entry_at(SlotRef at);
+  // visit(SlotRef, word) for every slot that is not empty.
   template <class Visit>
   void for_each_slot(Visit&& visit);
-  // visit(slot, word) for those that point into one page.
-  template <class Visit>
-  void for_each_slot_in_page(std::uint64_t page, Visit&& visit);
+  // A slot that is empty, for a key that has none.
+  std::optional<SlotRef> empty_slot(std::uint64_t hash);
+  void make_slot_empty(std::uint64_t hash);
+  void make_room_for_one_more(std::uint64_t hash);
+  std::optional<SlotRef> slot_of(const EntryRef& entry);
+  std::uint64_t hash_of(const EntryRef& entry) const;
+  bool is_live(const EntryRef& entry) const;
 
-  // Where to write `bytes` in the open page; nothing when it has no room.
-  std::optional<std::uint64_t> append(std::uint64_t bytes);
-  // The same, recycling a page if need be.
-  std::optional<std::uint64_t> append_with_room(std::uint64_t bytes);
-  void open_page(std::uint32_t in_range);
-  std::uint32_t free_page(unsigned& free_pages);
-  std::uint32_t choose_victim();
-  void recycle(std::uint32_t in_range, std::uint64_t keep_budget);
-  void move(Atomic<std::uint64_t>& slot, std::uint64_t word, const EntryRef& entry);
-  void release_page(std::uint32_t in_range);
+  // ---- entries ----
+  void write_entry(std::uint32_t granule, std::string_view key, std::string_view value,
+                   std::uint64_t expires_ms, const Stamp& stamp);
+  void publish(SlotRef at, std::uint64_t hash, std::uint32_t granule);
+  // Clears the slot; what it pointed at is free afterwards, or set aside for who pinned it.
+  void unlink(SlotRef at, const EntryRef& entry);
+  void unlink_unreadable(SlotRef at);
+  void evict(SlotRef at);
+  void count_in(std::uint64_t granules, std::uint64_t payload_bytes);
+  void count_out(const EntryRef& entry);
 
-  bool is_trustworthy(const EntryRef& entry, std::uint64_t word, std::uint32_t bucket);
-  void forget(Atomic<std::uint64_t>& slot, std::uint64_t word);
-  void add_live(std::uint64_t page, std::uint64_t bytes);
-  void subtract_live(std::uint64_t page, std::uint64_t bytes);
-  Atomic<std::uint8_t>& use_of(Atomic<std::uint64_t>& slot);
-  Atomic<std::uint64_t>* free_slot(std::uint64_t hash);
-  void advance_tick();
-  void count(Counter counter) {
-    counters_.values[static_cast<std::size_t>(counter)].fetch_add(1, std::memory_order_relaxed);
-  }
+  // ---- room ----
+  std::optional<std::uint32_t> allocate(std::uint32_t granules);
+  std::optional<std::uint32_t> find_room(std::uint32_t granules);
+  std::uint32_t take(std::uint32_t start, std::uint32_t granules);
+  void free_run(Run run);
+  std::uint64_t free_granules() const;
+  bool evict_one();
+  std::optional<std::uint32_t> compact(std::uint32_t granules);
+  bool is_movable(std::uint32_t start);
+  bool move_away(std::uint32_t start);
+  bool is_pinned(Run run) const;
+  void set_aside(Run run);
+  void release_set_aside(std::uint32_t turn);
+
+  // ---- recovery ----
+  bool is_trustworthy(const EntryRef& entry, std::uint32_t word, std::uint32_t bucket);
+  void raise_versions();
+  void rebuild();
+  void mark_pinned_runs();
   void clear_everything();
 
+  void count(Counter counter, std::uint64_t by = 1) { processes_.count(counter, by); }
+  PolicyView policy_view();
+
   Segment& segment_;
-  std::uint32_t index_;
+  const Geometry& g_;
+  const std::uint32_t index_;
   Stripe& stripe_;
+  Arena arena_;
   const Policy& policy_;
-  CounterBlock& counters_;
+  Processes& processes_;
+  std::uint32_t freed_ = 0;  // where the last run was given back
 };
 
-// Where a key lives.
-struct KeyPlace {
-  std::uint32_t stripe;
-  std::uint32_t bucket;  // and its neighbour, bucket ^ 1
-};
-inline KeyPlace place_of(const Geometry& g, std::uint64_t hash) noexcept {
-  const auto window = static_cast<std::uint32_t>(hash >> 12);
-  return {static_cast<std::uint32_t>(hash) & (g.stripe_count - 1),
-          static_cast<std::uint32_t>(std::uint64_t{window} * g.buckets_per_stripe >> 32)};
+template <class Visit>
+void Writer::for_each_slot(Visit&& visit) {
+  for (std::uint32_t b = 0; b < g_.buckets_per_stripe; ++b) {
+    for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
+      const std::uint32_t word = bucket(b).slots[i].load(std::memory_order_relaxed);
+      if (word != 0) visit(SlotRef{b, i}, word);
+    }
+  }
 }
 
 }  // namespace larder::shm

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -33,6 +34,7 @@ using shm::Counter;
 using shm::Stored;
 using std::chrono::milliseconds;
 
+constexpr std::size_t kBatch = 32;  // keys of a get_many that are looked up at a time
 constexpr milliseconds kTtlMax{100ll * 366 * 24 * 3'600 * 1'000};
 constexpr milliseconds kSubscriptionTimeoutLeast{500};
 constexpr milliseconds kSubscriptionTimeoutMost{2000};
@@ -75,6 +77,7 @@ shm::SegmentOptions segment_options(const Options& options) {
   segment.directory = options.directory;
   segment.name = options.name;
   segment.bytes = options.segment_bytes;
+  segment.max_entries = options.max_entries;
   segment.policy = static_cast<std::uint32_t>(options.policy);
   segment.mode = options.mode;
   segment.owner = options.owner;
@@ -141,43 +144,57 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     }
   }
 
-  Status start() {
-    // acquire: pairs with the release below.
-    if (started_generation_.load(std::memory_order_acquire) == shm::fork_generation()) [[likely]] {
-      return {};
-    }
-    return start_in_this_process();
-  }
+  Status start() { return is_started() ? Status() : start_in_this_process(); }
 
   // ---- reading ----
 
   Status get_local(std::string_view key, Lookup & lookup) {
-    lookup.source = Source::kNone;
-    lookup.stale = false;
-    if (Status s = check_key(key); !s.ok()) {
-      lookup.value.clear();
-      return s;
-    }
-    // Before the value is read: a leader that comes back in between drops what is older than its
-    // word, but not what we have copied already.
-    const bool was_in_sync = in_sync();
-    if (!table_.get(full_key(key), lookup.value)) {
-      lookup.value.clear();
-      return {};
-    }
-    lookup.source = Source::kLocal;
-    if (!was_in_sync) {
-      lookup.stale = true;
-      table_.count(Counter::kStaleHits);
-    }
+    if (!is_key(key)) [[unlikely]]
+      return bad_key(key, lookup);
+    (void)read_local(full_key(key), lookup);
     return {};
   }
 
   Status get(std::string_view key, Lookup & lookup) {
     // A process that cannot join still reads: what it finds is as good.
+    if (!is_started()) [[unlikely]]
+      (void)start();
+    if (!is_key(key)) [[unlikely]]
+      return bad_key(key, lookup);
+    const std::string_view name = full_key(key);
+    if (read_local(name, lookup) || !client_) [[likely]]
+      return {};
+    return fetch(name, lookup);
+  }
+
+  Status get_many(std::span<const std::string_view> keys, std::span<Lookup> lookups) {
+    if (keys.size() != lookups.size()) {
+      return {Code::kInvalidArgument, "get_many has " + std::to_string(keys.size()) + " keys and " +
+                                          std::to_string(lookups.size()) + " lookups"};
+    }
     (void)start();
-    if (Status s = get_local(key, lookup); !s.ok() || lookup.hit() || !client_) return s;
-    return fetch(full_key(key), lookup);
+    Status first;
+    for (std::size_t done = 0; done < keys.size(); done += kBatch) {
+      const std::size_t now = std::min(kBatch, keys.size() - done);
+      Status s = get_batch(keys.subspan(done, now), lookups.subspan(done, now));
+      if (first.ok()) first = std::move(s);
+    }
+    return first;
+  }
+
+  Result<View> view(std::string_view key) {
+    if (Status s = check_change(key); !s.ok()) return s;
+    const bool was_in_sync = in_sync();
+    auto pinned = table_.pin(full_key(key));
+    if (!pinned) return pinned.status();
+    View view;
+    if (pinned->word == nullptr) return view;
+    view.value_ = pinned->value;
+    view.word_ = pinned->word;
+    view.generation_ = pinned->generation;
+    view.stale_ = !was_in_sync;
+    if (view.stale_) table_.count(Counter::kStaleHits);
+    return view;
   }
 
   // ---- changing ----
@@ -281,9 +298,14 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     s.stale_term_writes = t[Counter::kStaleTermWrites];
     s.locks_lost = t[Counter::kLocksLost];
     s.segment_bytes = table_.segment().geometry().segment_bytes;
-    s.page_bytes_total = t.page_bytes;
-    s.used_bytes = t.used_bytes;
     s.live_bytes = t.live_bytes;
+    s.pinned_bytes = t.pinned_bytes;
+    s.free_bytes = t.free_bytes;
+    s.index_bytes = t.index_bytes;
+    s.metadata_bytes = t.metadata_bytes;
+    s.arena_bytes = t.arena_bytes;
+    s.payload_bytes = t.payload_bytes;
+    s.views = t.pins;
     s.entries = t.entries;
     s.processes = t.processes;
     s.epoch = hot().epoch.load(std::memory_order_relaxed);
@@ -296,9 +318,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (hot().in_sync.load(std::memory_order_acquire) == 0) return false;
     // A started process stands ready to replace a leader that dies. One that never started may be
     // the last of its host, and must look for itself whether anybody still leads.
-    const bool started =
-        started_generation_.load(std::memory_order_relaxed) == shm::fork_generation();
-    return started || heart_beats();
+    return is_started() || heart_beats();
   }
   const Options& options() const noexcept { return options_; }
   const std::string& node_id() const noexcept { return node_id_; }
@@ -342,10 +362,41 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return {};
   }
 
+  bool is_started() const noexcept {
+    // acquire: pairs with the release in start_in_this_process().
+    return started_generation_.load(std::memory_order_acquire) == shm::fork_generation();
+  }
+
+  bool is_key(std::string_view key) const noexcept {
+    return !key.empty() && options_.key_prefix.size() + key.size() <= kKeyMaxBytes;
+  }
+
+  Status bad_key(std::string_view key, Lookup & lookup) const {
+    lookup.source = Source::kNone;
+    lookup.stale = false;
+    lookup.value.clear();
+    return check_key(key);
+  }
+
+  bool read_local(std::string_view name, Lookup & lookup) {
+    // Before the value is read: a leader that comes back in between drops what is older than its
+    // word, but not what we have copied already.
+    const bool stale = !in_sync();
+    if (!table_.get(name, lookup.value)) {
+      lookup.source = Source::kNone;
+      lookup.stale = false;
+      lookup.value.clear();
+      return false;
+    }
+    lookup.source = Source::kLocal;
+    lookup.stale = stale;
+    if (stale) table_.count(Counter::kStaleHits);
+    return true;
+  }
+
   Status check_key(std::string_view key) const {
+    if (is_key(key)) return {};
     const std::size_t bytes = options_.key_prefix.size() + key.size();
-    if (!key.empty() && bytes <= kKeyMaxBytes) [[likely]]
-      return {};
     return {Code::kInvalidArgument,
             (key.empty() ? std::string("the key is empty")
                          : "the key has " + std::to_string(bytes) + " bytes with its prefix") +
@@ -363,6 +414,46 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     thread_local std::string name;
     name.assign(options_.key_prefix).append(key);
     return name;
+  }
+
+  Status get_batch(std::span<const std::string_view> keys, std::span<Lookup> lookups) {
+    Status first;
+    const auto note = [&first](Status s) {
+      if (first.ok()) first = std::move(s);
+    };
+    std::array<shm::BatchedGet, kBatch> gets;
+    std::array<std::size_t, kBatch> numbers;  // of the keys that can be asked for
+    thread_local std::array<std::string, kBatch> names;
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      lookups[i].source = Source::kNone;
+      lookups[i].stale = false;
+      if (Status s = check_key(keys[i]); !s.ok()) {
+        lookups[i].value.clear();
+        note(std::move(s));
+        continue;
+      }
+      std::string_view name = keys[i];
+      if (!options_.key_prefix.empty()) {
+        name = names[count].assign(options_.key_prefix).append(keys[i]);
+      }
+      gets[count] = {name, &lookups[i].value};
+      numbers[count++] = i;
+    }
+    const bool was_in_sync = in_sync();
+    table_.get_many({gets.data(), count});
+    for (std::size_t i = 0; i < count; ++i) {
+      Lookup& lookup = lookups[numbers[i]];
+      if (gets[i].hit) {
+        lookup.source = Source::kLocal;
+        lookup.stale = !was_in_sync;
+        if (lookup.stale) table_.count(Counter::kStaleHits);
+      } else {
+        lookup.value.clear();
+        if (client_) note(fetch(gets[i].key, lookup));
+      }
+    }
+    return first;
   }
 
   Status fetch(std::string_view name, Lookup & lookup) {
@@ -391,9 +482,10 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       case Stored::kRefused:
         return {};  // cleared in the same moment
       case Stored::kTooLarge:
-        return {Code::kTooLarge, "key and value together exceed a page of the segment (" +
-                                     std::to_string(table_.segment().geometry().page_bytes) +
-                                     " bytes), and there is no Redis to keep them"};
+        return {Code::kTooLarge, "key and value together exceed a stripe of the segment (" +
+                                     std::to_string(table_.segment().geometry().arena_bytes()) +
+                                     " bytes), or views hold too much of it, and there is no Redis "
+                                     "to keep them; make segment_bytes larger"};
       case Stored::kBusy:
         break;
     }
@@ -446,6 +538,29 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   std::unique_ptr<sync::Leader> leader_;  // last: its thread uses everything above
 };
 
+View::View(View&& other) noexcept
+    : value_(std::exchange(other.value_, {})),
+      word_(std::exchange(other.word_, nullptr)),
+      generation_(other.generation_),
+      stale_(other.stale_) {}
+
+View& View::operator=(View&& other) noexcept {
+  View taken(std::move(other));
+  std::swap(value_, taken.value_);
+  std::swap(word_, taken.word_);
+  std::swap(generation_, taken.generation_);
+  std::swap(stale_, taken.stale_);
+  return *this;
+}
+
+View::~View() {
+  shm::unpin({value_, static_cast<shm::Atomic<std::uint64_t>*>(word_), generation_});
+}
+
+std::string_view View::value() const noexcept {
+  return generation_ == shm::fork_generation() ? value_ : std::string_view();
+}
+
 Cache::Cache(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Cache::Cache(Cache&&) noexcept = default;
 Cache& Cache::operator=(Cache&&) noexcept = default;
@@ -494,6 +609,12 @@ Status Cache::get(std::string_view key, Lookup& lookup) {
 }
 Status Cache::get_local(std::string_view key, Lookup& lookup) {
   return impl_ ? impl_->get_local(key, lookup) : closed();
+}
+Status Cache::get_many(std::span<const std::string_view> keys, std::span<Lookup> lookups) {
+  return impl_ ? impl_->get_many(keys, lookups) : closed();
+}
+Result<View> Cache::view(std::string_view key) {
+  return impl_ ? impl_->view(key) : Result<View>(closed());
 }
 Status Cache::set(std::string_view key, std::string_view value, milliseconds ttl) {
   return impl_ ? impl_->set(key, value, ttl, sync::Announce::kValue) : closed();

@@ -205,8 +205,8 @@ Status validate(const Options& options) {
   return first_of({
       check_name(options.name),
       check_directory(options.directory),
-      check_range<std::uint64_t>("segment_bytes", options.segment_bytes, 4ull << 20, 16ull << 40,
-                                 "bytes (4 MiB to 16 TiB)"),
+      check_range<std::uint64_t>("segment_bytes", options.segment_bytes, 512ull << 10, 16ull << 40,
+                                 "bytes (512 KiB to 16 TiB)"),
       check_enum("policy", options.policy, {Policy::kLfu, Policy::kLru}),
       check_mode(options.mode),
       check_redis(options.redis),

@@ -7,8 +7,8 @@
 namespace prefork {
 namespace {
 
-// 34 numbers, and a bool that is padded to the size of one.
-static_assert(sizeof(larder::Stats) == 35 * sizeof(std::uint64_t),
+// 39 numbers, and a bool that is padded to the size of one.
+static_assert(sizeof(larder::Stats) == 40 * sizeof(std::uint64_t),
               "larder::Stats changed: add its new fields to stats_json() and to this count");
 
 using Json = nlohmann::ordered_json;
@@ -51,10 +51,15 @@ void add_sync(Json& json, const larder::Stats& stats) {
 
 void add_space(Json& json, const larder::Stats& stats) {
   json["segment_bytes"] = stats.segment_bytes;
-  json["page_bytes_total"] = stats.page_bytes_total;
-  json["used_bytes"] = stats.used_bytes;
+  json["arena_bytes"] = stats.arena_bytes;
+  json["free_bytes"] = stats.free_bytes;
   json["live_bytes"] = stats.live_bytes;
+  json["pinned_bytes"] = stats.pinned_bytes;
+  json["payload_bytes"] = stats.payload_bytes;
+  json["index_bytes"] = stats.index_bytes;
+  json["metadata_bytes"] = stats.metadata_bytes;
   json["entries"] = stats.entries;
+  json["views"] = stats.views;
   json["processes"] = stats.processes;
   json["epoch"] = stats.epoch;
   json["in_sync"] = stats.in_sync;

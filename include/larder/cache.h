@@ -22,6 +22,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -49,6 +50,32 @@ struct Lookup {
   bool hit() const noexcept { return source != Source::kNone; }
 };
 
+// A value in place, without a copy: nobody reuses its bytes while the view lives, even when the key
+// is changed, removed or evicted meanwhile. Meant for large values that are sent on at once.
+//
+// Threads: like a string. Crash: a dead process's views are given up by whoever reaps it.
+// Fork: a child's copy shows nothing, because only its parent holds the bytes.
+// Must not outlive its Cache. A process holds at most 32 at a time.
+class LARDER_API View {
+ public:
+  View() = default;  // a miss
+  View(View&& other) noexcept;
+  View& operator=(View&& other) noexcept;
+  ~View();
+
+  explicit operator bool() const noexcept { return word_ != nullptr; }
+  // Empty for a miss, and in a child of the process that took the view.
+  std::string_view value() const noexcept;
+  bool stale() const noexcept { return stale_; }  // see Lookup
+
+ private:
+  friend class Cache;
+  std::string_view value_;
+  void* word_ = nullptr;
+  std::uint64_t generation_ = 0;
+  bool stale_ = false;
+};
+
 class LARDER_API Cache {
  public:
   // Creates the segment or attaches to it. Does not ask Redis: a cache opens while Redis is down.
@@ -73,6 +100,15 @@ class LARDER_API Cache {
 
   // From shared memory only: never asks Redis and never waits for a lock.
   Status get_local(std::string_view key, Lookup& lookup);
+
+  // lookups[i] becomes what get(keys[i]) would give. What is in shared memory is read with its
+  // cache misses overlapped; the rest is asked of Redis. Returns the first error, after every key
+  // was tried; an error's lookup is a miss. kInvalidArgument when the sizes differ.
+  Status get_many(std::span<const std::string_view> keys, std::span<Lookup> lookups);
+
+  // The value in place, from shared memory only. A miss is an empty view; kBusy when this process
+  // holds 32 views already.
+  Result<View> view(std::string_view key);
 
   // Writes to Redis, pushes the value into every host's memory. `ttl` 0: `default_ttl`.
   // When it returns an error nothing is claimed about Redis, and no local copy is left behind.

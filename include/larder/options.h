@@ -64,8 +64,11 @@ struct Options {
   std::string name = "default";
   // Where the segment lives; a tmpfs. Containers often have 64 MB in /dev/shm.
   std::string directory = "/dev/shm";
-  // The whole segment, reserved at creation. 4 MiB to 16 TiB.
+  // The whole segment, reserved at creation. 512 KiB to 16 TiB. A value that is kept in it must fit
+  // a stripe: 8 MiB do from 128 MiB on, 900 KiB from 2 MiB on.
   std::uint64_t segment_bytes = 64ull << 20;
+  // Keeps about this many entries at most, the policy choosing which. 0: as many as fit.
+  std::uint64_t max_entries = 0;
   Policy policy = Policy::kLfu;
   // Who may open the segment: owner and group only, never others. Owner read and write are needed.
   mode_t mode = 0600;

@@ -23,7 +23,7 @@ struct Stats {
   // What became of values.
   std::uint64_t stored = 0;          // copies written into the segment
   std::uint64_t stores_refused = 0;  // late fills and writes that newer changes overtook
-  std::uint64_t too_large = 0;       // values that do not fit the segment's pages
+  std::uint64_t too_large = 0;       // values that do not fit a stripe of the segment
   std::uint64_t evictions = 0;       // live entries dropped to make room
   std::uint64_t expirations = 0;     // entries found past their life
   std::uint64_t lock_timeouts = 0;   // bounded waits for a stripe that ran out
@@ -46,13 +46,19 @@ struct Stats {
 
   // Space, in bytes unless said otherwise.
   std::uint64_t segment_bytes = 0;
-  std::uint64_t page_bytes_total = 0;  // room for entries
-  std::uint64_t used_bytes = 0;        // appended to pages, dead entries included
-  std::uint64_t live_bytes = 0;        // reachable entries, headers included
-  std::uint64_t entries = 0;           // reachable entries, a count
-  std::uint64_t processes = 0;         // attached now, a count
-  std::uint64_t epoch = 0;             // a number that rises with every epoch raise
-  bool in_sync = false;                // a leader follows the channel, or there is no Redis
+  // These five add up to it:
+  std::uint64_t live_bytes = 0;      // reachable entries: header, key, value, padding
+  std::uint64_t pinned_bytes = 0;    // no longer reachable, but a View still shows them
+  std::uint64_t free_bytes = 0;      // room for entries
+  std::uint64_t index_bytes = 0;     // the index, and what the policy remembers of evicted keys
+  std::uint64_t metadata_bytes = 0;  // the rest
+  std::uint64_t arena_bytes = 0;     // live, pinned and free
+  std::uint64_t payload_bytes = 0;   // keys and values of reachable entries
+  std::uint64_t entries = 0;         // reachable entries, a count
+  std::uint64_t views = 0;           // held now, a count
+  std::uint64_t processes = 0;       // attached now, a count
+  std::uint64_t epoch = 0;           // a number that rises with every epoch raise
+  bool in_sync = false;              // a leader follows the channel, or there is no Redis
 };
 
 }  // namespace larder

@@ -186,6 +186,8 @@ TEST_CASE("without Redis a cache sets, gets, removes, clears and counts") {
   CHECK(stats.entries >= 1);
   CHECK(stats.processes == 1);
   CHECK(stats.segment_bytes == cache.options().segment_bytes);
+  CHECK(stats.arena_bytes == stats.live_bytes + stats.pinned_bytes + stats.free_bytes);
+  CHECK(stats.arena_bytes + stats.index_bytes + stats.metadata_bytes == stats.segment_bytes);
   CHECK(stats.in_sync);
 }
 
@@ -262,13 +264,13 @@ TEST_CASE("wrong keys, values and lives are refused by name and harm nothing") {
   must(cache.set(huge_key.substr(1).substr(0, 4000), std::string(1000, 'v')));
 }
 
-TEST_CASE("a value that fits no page is refused when there is nothing else to keep it") {
+TEST_CASE("a value that fits no stripe is refused when there is nothing else to keep it") {
   const TempDir folder;
   Cache cache = open(host_options(folder, "alone", ""));
   must(cache.set("k", "v"));
-  const Status status = cache.set("k", std::string(100'000, 'v'));
+  const Status status = cache.set("k", std::string(4'000'000, 'v'));
   CHECK(status.code() == Code::kTooLarge);
-  CHECK(mentions(status, "page"));
+  CHECK(mentions(status, "a stripe of the segment"));
   CHECK_FALSE(value_of(cache, "k"));  // the old value is not what was asked for
   CHECK(cache.stats().too_large == 1);
 }
@@ -468,11 +470,11 @@ TEST_CASE("a value above push_max_bytes is announced and read, not pushed") {
   CHECK(local(p.a.cache, "large") == large);
 }
 
-TEST_CASE("a value that fits no page lives in Redis alone, and no older copy is left anywhere") {
-  Pair p([](Options& options) { options.push_max_bytes = 1u << 20; });
+TEST_CASE("a value that fits no stripe lives in Redis alone, and no older copy is left anywhere") {
+  Pair p([](Options& options) { options.push_max_bytes = 8u << 20; });
   must(p.a.cache.set("k", "small"));
   p.catch_up();
-  const std::string huge(200'000, 'h');
+  const std::string huge(4'000'000, 'h');
   must(p.a.cache.set("k", huge));
   p.catch_up();
   CHECK_FALSE(local(p.a.cache, "k"));

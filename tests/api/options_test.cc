@@ -64,11 +64,11 @@ TEST_CASE("a directory is an absolute path") {
   refuses([](Options& o) { o.directory = "/" + std::string(5'000, 'd'); }, {"5001 bytes", "3900"});
 }
 
-TEST_CASE("a segment has 4 MiB to 16 TiB") {
-  accepts([](Options& o) { o.segment_bytes = 4ull << 20; });
+TEST_CASE("a segment has 512 KiB to 16 TiB") {
+  accepts([](Options& o) { o.segment_bytes = 512ull << 10; });
   accepts([](Options& o) { o.segment_bytes = 16ull << 40; });
-  refuses([](Options& o) { o.segment_bytes = 0; }, {"segment_bytes is 0", "4194304", "4 MiB"});
-  refuses([](Options& o) { o.segment_bytes = (4ull << 20) - 1; }, {"4194303"});
+  refuses([](Options& o) { o.segment_bytes = 0; }, {"segment_bytes is 0", "524288", "512 KiB"});
+  refuses([](Options& o) { o.segment_bytes = (512ull << 10) - 1; }, {"524287"});
   refuses([](Options& o) { o.segment_bytes = (16ull << 40) + 1; }, {"16 TiB"});
   refuses([](Options& o) { o.segment_bytes = std::numeric_limits<std::uint64_t>::max(); },
           {"18446744073709551615"});

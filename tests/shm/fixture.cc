@@ -2,6 +2,7 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -51,8 +52,8 @@ std::vector<std::string> keys_of_bucket_pair(Segment& segment, std::size_t how_m
   std::vector<std::string> keys;
   for (std::uint64_t i = 0; keys.size() < how_many; ++i) {
     std::string key = "pair-" + std::to_string(i);
-    const shm::KeyPlace home = shm::place_of(segment.geometry(), segment.hash(key));
-    if (home.stripe == 0 && home.bucket < 2) keys.push_back(std::move(key));
+    const shm::KeyPlace place = shm::place_of(segment.geometry(), segment.hash(key));
+    if (place.stripe == 0 && place.home < 2 && place.other < 2) keys.push_back(std::move(key));
   }
   return keys;
 }
@@ -73,8 +74,10 @@ std::uint64_t checksum_of(std::string_view key, std::uint64_t number, std::strin
 std::string make_value(std::string_view key, std::uint64_t number, std::size_t bytes) {
   std::string value(std::max(bytes, sizeof(ValueHeader)), '\0');
   Random random(number);
-  for (std::size_t i = sizeof(ValueHeader); i < value.size(); ++i) {
-    value[i] = static_cast<char>(random.next());
+  constexpr std::size_t kBytes = 6;  // random ones of a word
+  for (std::size_t i = sizeof(ValueHeader); i < value.size(); i += kBytes) {
+    const std::uint64_t word = random.next();
+    std::memcpy(value.data() + i, &word, std::min(kBytes, value.size() - i));
   }
   const std::string_view filling = std::string_view(value).substr(sizeof(ValueHeader));
   const ValueHeader header{number, value.size(), checksum_of(key, number, filling)};
@@ -103,7 +106,29 @@ std::string faults(Segment& segment, bool quiescent) {
   const shm::CheckReport report = shm::check(segment, {.deep = true, .quiescent = quiescent});
   std::string all;
   for (const std::string& violation : report.violations) all += violation + "\n";
+  if (!quiescent) return all;
+  const shm::Totals sum = shm::totals(segment);
+  const std::uint64_t parts =
+      sum.live_bytes + sum.pinned_bytes + sum.free_bytes + sum.index_bytes + sum.metadata_bytes;
+  const std::uint64_t whole = segment.geometry().segment_bytes;
+  const auto differ = [&all](const char* what, std::uint64_t one, std::uint64_t other) {
+    if (one == other) return;
+    all += what + std::string(" ") + std::to_string(one) + ", not " + std::to_string(other) + "\n";
+  };
+  differ("the parts of the segment add up to", parts, whole);
+  differ("the parts of the arenas add up to", sum.live_bytes + sum.pinned_bytes + sum.free_bytes,
+         sum.arena_bytes);
+  differ("entries counted", sum.entries, report.entries);
+  differ("payload bytes counted", sum.payload_bytes, report.payload_bytes);
   return all;
+}
+
+char* at(Segment& segment, std::uint64_t offset) {
+  return reinterpret_cast<char*>(&segment.superblock()) + offset;
+}
+
+std::size_t most_value_bytes(Segment& segment, std::string_view key) {
+  return segment.geometry().arena_bytes() - shm::entry_bytes(key.size(), 0);
 }
 
 }  // namespace larder::test

@@ -23,14 +23,18 @@ namespace larder::test {
 inline constexpr std::chrono::milliseconds kShortWait{
     50};  // a lock timeout that a test can sit out
 
+// Two stripes of some 4,000 entries of 400 bytes each.
+inline constexpr std::uint64_t kTwoStripesBytes = 4u << 20;
+
 // A folder in a tmpfs with a segment that is made on demand.
 struct Home {
-  explicit Home(std::uint64_t bytes = shm::kSegmentMinBytes,
-                std::uint32_t policy = shm::kPolicyLfu) {
+  explicit Home(std::uint64_t bytes = kTwoStripesBytes, std::uint32_t policy = shm::kPolicyLfu,
+                std::uint64_t max_entries = 0) {
     options.directory = dir.path();
     options.name = "test";
     options.bytes = bytes;
     options.policy = policy;
+    options.max_entries = max_entries;
   }
   // Ends the test program when it cannot be had: nothing can be tested then.
   std::shared_ptr<shm::Segment> segment() const {
@@ -60,7 +64,8 @@ std::optional<std::string> read(shm::Table& table, std::string_view key);
 
 std::uint64_t counted(shm::Table& table, shm::Counter counter);
 
-// Keys of one stripe, or of one pair of buckets of it.
+// Keys of one stripe, or whose two buckets are the first two of stripe 0: seldom, where a stripe
+// has many buckets.
 std::vector<std::string> keys_of_stripe(shm::Segment& segment, std::uint32_t stripe,
                                         std::size_t how_many);
 std::vector<std::string> keys_of_bucket_pair(shm::Segment& segment, std::size_t how_many);
@@ -82,7 +87,13 @@ class Random {
   std::uint64_t state_;
 };
 
-// All that the checker found, as one text: empty when all is well.
+// All that the checker found, and what does not add up in the accounting, as one text: empty when
+// all is well.
 std::string faults(shm::Segment& segment, bool quiescent = true);
+
+// The byte at an offset of the segment.
+char* at(shm::Segment& segment, std::uint64_t offset);
+// How many bytes of values one stripe can hold at most, in one entry of `key`.
+std::size_t most_value_bytes(shm::Segment& segment, std::string_view key);
 
 }  // namespace larder::test

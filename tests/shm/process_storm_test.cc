@@ -159,7 +159,7 @@ namespace {
 constexpr std::uint64_t kKeys = 400;
 
 // Works until it is killed; ends by itself only on a wrong value. Values are of many sizes and a
-// small segment, so pages turn over.
+// small segment, so it turns over all the time.
 int work(const Home& home, std::uint64_t seed) {
   Random random(seed);
   auto table = home.table(std::chrono::milliseconds(50));

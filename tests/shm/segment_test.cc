@@ -94,6 +94,43 @@ TEST_CASE("two names are two segments, and both are listed") {
   CHECK(Segment::list(home.options.directory + "/nowhere").empty());
 }
 
+namespace {
+
+// Every part is where it can be, and none overlaps the next.
+void check_parts(const Geometry& g) {
+  const std::uint64_t stripes = g.stripe_count;
+  CHECK(g.place_count >= 2);
+  CHECK(g.place_count <= kMaxPlaces);
+  CHECK((stripes & (stripes - 1)) == 0);
+  CHECK(g.buckets_per_stripe >= 2);
+  CHECK((g.guards_per_stripe & (g.guards_per_stripe - 1)) == 0);
+  CHECK(g.arena_granules >= 2);
+  CHECK(g.arena_granules % 2 == 0);
+  CHECK(g.arena_granules <= kArenaMaxGranules);
+  struct Part {
+    std::uint64_t offset;
+    std::uint64_t bytes;
+  };
+  const Part parts[] = {
+      {0, sizeof(Superblock)},
+      {g.places_offset, g.place_count * sizeof(shm::Place)},
+      {g.stripes_offset, stripes * sizeof(Stripe)},
+      {g.guards_offset, stripes * g.guards_per_stripe * sizeof(Guard)},
+      {g.buckets_offset, stripes * g.buckets_per_stripe * sizeof(Bucket)},
+      {g.sketches_offset, stripes * g.sketch_per_stripe * 8},
+      {g.maps_offset, stripes * g.map_words_per_stripe() * 8},
+      {g.arenas_offset, stripes * g.arena_bytes()},
+      {g.segment_bytes, 0},
+  };
+  for (std::size_t i = 0; i + 1 < std::size(parts); ++i) {
+    CAPTURE(i);
+    REQUIRE(parts[i].offset + parts[i].bytes <= parts[i + 1].offset);
+    if (i > 0) REQUIRE(parts[i].offset % kCacheLine == 0);
+  }
+}
+
+}  // namespace
+
 TEST_CASE("the geometry of every size fits its file, and sizes out of bounds are refused") {
   for (std::uint64_t bytes = kSegmentMinBytes; bytes <= kSegmentMaxBytes; bytes *= 2) {
     for (const std::uint64_t odd : {0ull, 1ull, 4097ull}) {
@@ -101,19 +138,45 @@ TEST_CASE("the geometry of every size fits its file, and sizes out of bounds are
       const auto planned = plan_geometry(bytes + odd);
       REQUIRE(planned.ok());
       const Geometry& g = *planned;
-      CHECK(g.pages_per_stripe >= 4);
-      CHECK(g.buckets_per_stripe >= 2);
-      CHECK(g.place_count <= kMaxPlaces);
-      const std::uint64_t pages = std::uint64_t{g.stripe_count} * g.pages_per_stripe * g.page_bytes;
-      CHECK(g.pages_offset + pages <= bytes + odd);
-      CHECK(pages >= bytes * 8 / 10);  // most of a segment holds values
+      check_parts(g);
+      // Most of a segment holds values, all the more so when it is large.
+      const std::uint64_t arenas = g.stripe_count * g.arena_bytes();
+      CHECK(arenas * 100 >= bytes * (bytes >= 4u << 20 ? 88 : 75));
+      CHECK(g.arena_granules / entry_granules(24, 100) >= 256);    // enough to choose victims among
+      if (bytes >= 256u << 20) CHECK(g.arena_bytes() > 8u << 20);  // a value of 8 MiB fits
     }
   }
   CHECK(plan_geometry(kSegmentMinBytes - 1).code() == Code::kInvalidArgument);
   CHECK(plan_geometry(kSegmentMaxBytes + 1).code() == Code::kInvalidArgument);
-  Home home(1 << 20);
+  Home home(kSegmentMinBytes - 1);
   CHECK(Segment::open(home.options).code() == Code::kInvalidArgument);
   CHECK(files_of(home).empty());
+}
+
+TEST_CASE("a segment for a number of entries has slots for all of them, or says that it cannot") {
+  for (std::uint64_t bytes = kSegmentMinBytes; bytes <= 64ull << 30; bytes *= 4) {
+    for (const std::uint64_t most :
+         {1ull, 2ull, 100ull, 255ull, 1000ull, 77'777ull, 10'000'000ull, 1ull << 40, ~0ull}) {
+      CAPTURE(bytes);
+      CAPTURE(most);
+      const auto planned = plan_geometry(bytes, most);
+      if (!planned.ok()) {
+        CHECK(planned.code() == Code::kInvalidArgument);
+        CHECK(contains(planned.status().message(), std::to_string(most)));
+        continue;
+      }
+      check_parts(*planned);
+      CHECK(planned->max_entries == most);
+      const std::uint64_t slots =
+          std::uint64_t{planned->stripe_count} * planned->buckets_per_stripe * kSlotsPerBucket;
+      // As many as were asked for, or as the index's share of the segment holds.
+      const bool enough = slots >= most || slots / kSlotsPerBucket * sizeof(Bucket) >= bytes / 5;
+      CHECK(enough);
+      CHECK((planned->stripe_count == 1 || most / planned->stripe_count >= 256 ||
+             bytes / planned->stripe_count <= 32u << 20));
+      CHECK(planned->stripe_count * planned->arena_bytes() >= bytes / 2);
+    }
+  }
 }
 
 TEST_CASE("a segment's file has the size, mode and owner that were asked for, whatever the umask") {
@@ -273,42 +336,43 @@ TEST_CASE("every field of a damaged geometry is noticed") {
   };
 #define TRY(field) try_field(#field, offsetof(Geometry, field), good.field)
   TRY(segment_bytes);
+  TRY(max_entries);
   TRY(place_count);
   TRY(stripe_count);
   TRY(buckets_per_stripe);
   TRY(guards_per_stripe);
-  TRY(pages_per_stripe);
-  TRY(page_bytes);
+  TRY(sketch_per_stripe);
+  TRY(arena_granules);
   TRY(places_offset);
   TRY(stripes_offset);
-  TRY(buckets_offset);
   TRY(guards_offset);
-  TRY(descriptors_offset);
-  TRY(pages_offset);
+  TRY(buckets_offset);
+  TRY(sketches_offset);
+  TRY(maps_offset);
+  TRY(arenas_offset);
 #undef TRY
   CHECK(attach(home).ok());
 }
 
-TEST_CASE("a geometry whose pages overflow 64 bits is refused") {
-  // Sparse, and large enough for the descriptors of 2^36 pages of 2^28 bytes: their product is 0.
+TEST_CASE("a geometry whose arenas overflow 64 bits is refused") {
+  // Sparse, and with 2^31 arenas of 2^33 bytes: their product is 0, so each part seems to fit.
   Home home;
   home.segment().reset();
   Geometry g{};
   g.segment_bytes = 4ull << 40;
-  g.place_count = 64;
-  g.stripe_count = 1u << 16;
+  g.place_count = 512;
+  g.stripe_count = 1u << 31;
   g.buckets_per_stripe = 2;
-  g.guards_per_stripe = 1;
-  g.pages_per_stripe = 1u << 20;
-  g.page_bytes = 1u << 28;
+  g.guards_per_stripe = 16;
+  g.sketch_per_stripe = 8;
+  g.arena_granules = 1u << 30;
   g.places_offset = (sizeof(Superblock) + kCacheLine - 1) / kCacheLine * kCacheLine;
   g.stripes_offset = g.places_offset + g.place_count * sizeof(shm::Place);
-  g.buckets_offset = g.stripes_offset + std::uint64_t{g.stripe_count} * sizeof(Stripe);
-  g.guards_offset = g.buckets_offset + std::uint64_t{g.stripe_count} * 2 * sizeof(Bucket);
-  g.descriptors_offset = g.guards_offset + std::uint64_t{g.stripe_count} * sizeof(Guard);
-  g.pages_offset =
-      g.descriptors_offset + (std::uint64_t{g.stripe_count} << 20) * sizeof(PageDescriptor);
-  g.pages_offset = (g.pages_offset + 4095) / 4096 * 4096;
+  g.guards_offset = g.stripes_offset + std::uint64_t{g.stripe_count} * sizeof(Stripe);
+  g.buckets_offset = g.guards_offset + std::uint64_t{g.stripe_count} * 16 * sizeof(Guard);
+  g.sketches_offset = g.buckets_offset + std::uint64_t{g.stripe_count} * 2 * sizeof(Bucket);
+  g.maps_offset = g.sketches_offset + std::uint64_t{g.stripe_count} * 8 * 8;
+  g.arenas_offset = g.maps_offset + g.stripe_count * g.map_words_per_stripe() * 8;
   edit(home, offsetof(Superblock, geometry), g);
   if (truncate(home.path().c_str(), static_cast<off_t>(g.segment_bytes)) != 0) {
     MESSAGE("skipped: no sparse file of 4 TiB here");

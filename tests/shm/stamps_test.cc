@@ -114,7 +114,7 @@ TEST_CASE("an event that is older than this host's own removal does not bring th
 
 TEST_CASE("an event that is older than this host's own change is not served in its place") {
   Host host;
-  const std::string huge(1u << 20, 'x');  // too large for a page: Redis alone has it
+  const std::string huge(4u << 20, 'x');  // too large for a stripe: Redis alone has it
   CHECK(host.table->set({"k", huge}, host.sample("k"), id(21)) == Stored::kTooLarge);
   host.set_event("k", "older", 20);
   CHECK(host.get("k") == std::nullopt);
@@ -225,7 +225,7 @@ TEST_CASE(
   CHECK(host.table->fill({"k", "late"}, early, id(19)) == Stored::kRefused);
   CHECK_FALSE(host.get("k").has_value());
   // Nor when it was never held, because it did not fit.
-  CHECK(host.table->set({"l", std::string(1 << 20, 'x')}, host.sample("l"), id(30)) ==
+  CHECK(host.table->set({"l", std::string(4 << 20, 'x')}, host.sample("l"), id(30)) ==
         Stored::kTooLarge);
   CHECK(host.table->fill({"l", "late"}, early, id(29)) == Stored::kRefused);
   CHECK_FALSE(host.get("l").has_value());

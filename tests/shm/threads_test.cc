@@ -18,7 +18,7 @@ std::string key_of(std::uint64_t i) { return "thread-key-" + std::to_string(i); 
 
 }  // namespace
 
-TEST_CASE("readers never see half a value while writers overwrite, remove and recycle") {
+TEST_CASE("readers never see half a value while writers overwrite, remove and evict") {
   Home home;
   auto table = home.table(std::chrono::seconds(10));
   std::atomic<bool> stop{false};
@@ -26,7 +26,7 @@ TEST_CASE("readers never see half a value while writers overwrite, remove and re
   std::atomic<std::uint64_t> went_back{0};
   std::atomic<std::uint64_t> hits{0};
 
-  // Each key has one writer, so its numbers only grow; values are large, so pages turn over.
+  // Each key has one writer, so its numbers only grow; values are large, so the arenas turn over.
   const auto write = [&](std::uint64_t self) {
     Random random(self);
     for (std::uint64_t number = 1; number <= 4000; ++number) {
@@ -77,7 +77,8 @@ TEST_CASE("readers never see half a value while writers overwrite, remove and re
   CHECK(wrong.load() == 0);
   CHECK(went_back.load() == 0);
   CHECK(hits.load() > 0);
-  CHECK(test::counted(*table, Counter::kEvictions) > 100);  // pages were recycled under the readers
+  CHECK(test::counted(*table, Counter::kEvictions) >
+        100);  // bytes were used again under the readers
   CHECK(test::counted(*table, Counter::kTakeovers) == 0);
   CHECK(test::counted(*table, Counter::kLocksLost) == 0);
   CHECK(test::faults(table->segment()).empty());

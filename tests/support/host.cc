@@ -108,7 +108,7 @@ Answer answer_of(const Status& status, Lookup lookup = {}) {
   Lookup lookup;
   for (unsigned i = 0;; i = (i + 1) % keys) {
     const std::string key = "hammer:" + std::to_string(i);
-    // Longer and shorter values, so that pages fill and are recycled all the time.
+    // Longer and shorter values, so that the segment turns over all the time.
     std::string value = key + "=";
     for (unsigned n = 0; n < 20 + i % 40; ++n) value += key;
     (void)cache.set(key, value);

@@ -210,14 +210,16 @@ std::vector<Count> geometry_of(const Segment& segment) {
           {"buckets_per_stripe", g.buckets_per_stripe},
           {"slots_per_bucket", shm::kSlotsPerBucket},
           {"guards_per_stripe", g.guards_per_stripe},
-          {"pages_per_stripe", g.pages_per_stripe},
-          {"page_bytes", g.page_bytes},
+          {"sketch_per_stripe", g.sketch_per_stripe},
+          {"arena_bytes", g.arena_bytes()},
+          {"max_entries", g.max_entries},
           {"places_offset", g.places_offset},
           {"stripes_offset", g.stripes_offset},
           {"buckets_offset", g.buckets_offset},
           {"guards_offset", g.guards_offset},
-          {"descriptors_offset", g.descriptors_offset},
-          {"pages_offset", g.pages_offset}};
+          {"sketches_offset", g.sketches_offset},
+          {"maps_offset", g.maps_offset},
+          {"arenas_offset", g.arenas_offset}};
 }
 
 std::string layout_of(const shm::Superblock& block) {
@@ -318,54 +320,35 @@ int info(const Arguments& arguments) {
 namespace {
 
 // Where the segment's bytes are; the parts add up to the whole whatever was read.
-struct Space {
-  std::uint64_t segment;
-  std::uint64_t live;      // reachable entries
-  std::uint64_t dead;      // appended, not reachable any more
-  std::uint64_t unfilled;  // the rest of pages in use
-  std::uint64_t free;      // pages not in use
-  std::uint64_t index;
-  std::uint64_t meta;
+struct Part {
+  const char* name;
+  std::uint64_t bytes;
+  const char* what;
 };
 
-Space space_of(const Segment& segment, const shm::Totals& totals) {
-  // Each number was true at another moment, and a damaged segment says anything: no part may
-  // exceed what contains it.
-  Space space{};
-  space.segment = segment.geometry().segment_bytes;
-  space.index = totals.index_bytes;
-  space.meta = totals.meta_bytes;
-  space.free = std::min(totals.free_pages * segment.geometry().page_bytes, totals.page_bytes);
-  const std::uint64_t in_use = totals.page_bytes - space.free;
-  const std::uint64_t used = std::min(totals.used_bytes, in_use);
-  space.live = std::min(totals.live_bytes, used);
-  space.dead = used - space.live;
-  space.unfilled = in_use - used;
-  return space;
+std::vector<Part> space_of(const Segment& segment, const shm::Totals& totals) {
+  return {{"live", totals.live_bytes, "reachable entries: headers, keys, values, padding"},
+          {"pinned", totals.pinned_bytes, "not reachable any more, but a view still shows them"},
+          {"free", totals.free_bytes, "room for entries"},
+          {"index", totals.index_bytes, "buckets, and what the policy remembers"},
+          {"metadata", totals.metadata_bytes, "superblock, processes, stripes, guards, maps"},
+          {"segment", segment.geometry().segment_bytes, "all of the above"}};
 }
 
-void print_space(const Space& space) {
+void print_space(const std::vector<Part>& space) {
   using enum Table::Align;
   Table table({{"SPACE", kLeft}, {"BYTES", kRight}, {"", kRight}, {"OF ALL", kRight}, {"", kLeft}});
-  const auto add = [&](const char* name, std::uint64_t bytes, const char* what) {
-    table.add({name, std::to_string(bytes), format_bytes(bytes), format_share(bytes, space.segment),
-               what});
-  };
-  add("live", space.live, "reachable entries, headers included");
-  add("dead", space.dead, "in pages, not reachable any more");
-  add("unfilled", space.unfilled, "the rest of pages in use");
-  add("free", space.free, "pages not in use");
-  add("index", space.index, "buckets and guards");
-  add("meta", space.meta, "superblock, processes, stripes, page table, rounding");
-  add("segment", space.segment, "all of the above");
+  for (const Part& part : space) {
+    table.add({part.name, std::to_string(part.bytes), format_bytes(part.bytes),
+               format_share(part.bytes, space.back().bytes), part.what});
+  }
   table.print(stdout);
 }
 
-Json json_of_space(const Space& space) {
-  return {{"live_bytes", space.live},         {"dead_bytes", space.dead},
-          {"unfilled_bytes", space.unfilled}, {"free_bytes", space.free},
-          {"index_bytes", space.index},       {"meta_bytes", space.meta},
-          {"segment_bytes", space.segment}};
+Json json_of_space(const std::vector<Part>& space) {
+  Json json;
+  for (const Part& part : space) json[std::string(part.name) + "_bytes"] = part.bytes;
+  return json;
 }
 
 void print_counters(const shm::Totals& totals) {
@@ -388,7 +371,7 @@ int stat(const Arguments& arguments) {
   const shm::Totals totals = shm::totals(*segment);
   const Health found = health(*segment, Liveness(*segment));
   const int exit = found.degraded() ? kDegraded : kFine;
-  const Space space = space_of(*segment, totals);
+  const std::vector<Part> space = space_of(*segment, totals);
   const std::uint64_t hits = totals[shm::Counter::kLocalHits];
   const std::uint64_t reads = hits + totals[shm::Counter::kLocalMisses];
   const std::uint32_t stripes = segment->geometry().stripe_count;
@@ -688,7 +671,7 @@ int check(const Arguments& arguments) {
     Json json = json_head(*segment, exit);
     json["deep"] = options.deep;
     json["entries"] = report.entries;
-    json["live_bytes"] = report.live_bytes;
+    json["payload_bytes"] = report.payload_bytes;
     json["violations"] = report.violations;
     json["degradations"] = report.degradations;
     print_json(json);
@@ -696,8 +679,9 @@ int check(const Arguments& arguments) {
   }
   for (const auto& line : report.violations) std::printf("violation: %s\n", line.c_str());
   for (const auto& line : report.degradations) std::printf("degraded: %s\n", line.c_str());
-  std::printf("%s: %s, %s live%s\n", exit_name(exit), format_count(report.entries, "entry").c_str(),
-              format_bytes(report.live_bytes).c_str(),
+  std::printf("%s: %s, %s of keys and values%s\n", exit_name(exit),
+              format_count(report.entries, "entry").c_str(),
+              format_bytes(report.payload_bytes).c_str(),
               options.deep ? ", every checksum compared" : "");
   return exit;
 }

@@ -1,0 +1,238 @@
+// Where a new entry goes. In this order: a hole of just its size that was made last, the place
+// behind the last entry, the shortest hole that has room. When there is none, the policy's victims
+// go one by one, and their holes merge with what is free beside them. When the holes together would
+// do but none alone does, the emptiest stretch of the arena is emptied into the others.
+#include <algorithm>
+#include <array>
+
+#include "shm/racy_copy.h"
+#include "shm/writer.h"
+
+namespace larder::shm {
+namespace {
+
+constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
+constexpr std::uint32_t kLeastRun = entry_granules(1, 0);
+// Holes that no entry fits are worth this part of the arena; more, and compaction is cheap.
+constexpr std::uint32_t kSlackShare = 64;
+constexpr std::uint32_t kPlentyShare = 8;
+constexpr std::uint32_t kCompactStep = 2048;  // granules whose runs are listed at a time
+constexpr int kCompactAttempts = 8;
+constexpr std::uint32_t kTurnsToRelease = 64;
+constexpr std::uint32_t kTurnsToRebuild = 4096;
+
+}  // namespace
+
+// ---- holes ------------------------------------------------------------------------------------
+
+std::uint32_t Writer::take(std::uint32_t start, std::uint32_t granules) {
+  arena_.take({start, granules});
+  stripe_.next_granule.store(start + granules, kRelaxed);
+  return start;
+}
+
+std::optional<std::uint32_t> Writer::find_room(std::uint32_t granules) {
+  const std::uint32_t hole = stripe_.holes[granules % kHoles].load(kRelaxed);
+  if (arena_.is_free({hole, granules}) && !arena_.is_free({hole + granules, 1})) return hole;
+  const std::uint32_t next = stripe_.next_granule.load(kRelaxed);
+  if (arena_.is_free({next, granules})) return next;
+  // With plenty of room there is no need to look for the best.
+  if (free_granules() > g_.arena_granules / kPlentyShare) {
+    if (const auto found = arena_.next_fit(next, granules)) return found;
+    if (const auto found = arena_.next_fit(0, granules)) return found;
+  }
+  if (granules > stripe_.fit_bound.load(kRelaxed)) return std::nullopt;
+  const auto found = arena_.best_fit(granules);
+  if (!found) stripe_.fit_bound.store(granules - 1, kRelaxed);
+  return found;
+}
+
+void Writer::free_run(Run run) {
+  if (is_pinned(run)) return set_aside(run);
+  arena_.give_back(run);
+  freed_ = run.start;
+  stripe_.holes[run.granules % kHoles].store(run.start, kRelaxed);
+  // The hole may be longer than the run by what was free beside it.
+  const Run hole = arena_.stretch_around(run.start, kBlockGranules);
+  if (hole.granules > stripe_.fit_bound.load(kRelaxed)) {
+    const bool cut_short = hole.granules >= kBlockGranules;
+    stripe_.fit_bound.store(cut_short ? UINT32_MAX : hole.granules, kRelaxed);
+  }
+}
+
+std::uint64_t Writer::free_granules() const {
+  std::uint64_t taken = stripe_.live_granules.load(kRelaxed);
+  for (const auto& run : stripe_.quarantine) taken += run.load(kRelaxed) >> 32;
+  return g_.arena_granules - std::min<std::uint64_t>(taken, g_.arena_granules);
+}
+
+// ---- making room ------------------------------------------------------------------------------
+
+std::optional<std::uint32_t> Writer::allocate(std::uint32_t granules) {
+  const std::uint32_t asked = stripe_.allocations.load(kRelaxed) + 1;
+  stripe_.allocations.store(asked, kRelaxed);
+  if (stripe_.quarantined.load(kRelaxed) != 0) release_set_aside(asked);
+  if (const auto start = find_room(granules)) return take(*start, granules);
+
+  const std::uint64_t enough = std::uint64_t{granules} + g_.arena_granules / kSlackShare;
+  while (evict_one()) {
+    const Run hole = arena_.stretch_around(freed_, granules);
+    if (arena_.is_free({hole.start, granules})) return take(hole.start, granules);
+    if (free_granules() < enough) continue;
+    if (const auto start = compact(granules)) return take(*start, granules);
+  }
+  // Nothing is left, and still no room: pins hold it back, or the map says too much.
+  rebuild();
+  if (const auto start = find_room(granules)) return take(*start, granules);
+  return std::nullopt;
+}
+
+// False: there is nothing left to evict.
+bool Writer::evict_one() {
+  if (stripe_.entries.load(kRelaxed) == 0) return false;
+  PolicyView view = policy_view();
+  SlotRef victim = policy_.victim(view);
+  victim.bucket = std::min(victim.bucket, g_.buckets_per_stripe - 1);
+  victim.slot = std::min<std::uint32_t>(victim.slot, kSlotsPerBucket - 1);
+  if (slot(victim).load(kRelaxed) == 0) {  // the count of entries was wrong
+    rebuild();
+    return false;
+  }
+  evict(victim);
+  return true;
+}
+
+// Empties a stretch of `granules` by moving its entries into holes elsewhere, or dropping those
+// that fit none. Nothing when something there cannot move.
+std::optional<std::uint32_t> Writer::compact(std::uint32_t granules) {
+  std::uint32_t begin = arena_.emptiest(granules);
+  const auto first_fixed = [&]() -> std::optional<std::uint32_t> {
+    std::optional<std::uint32_t> fixed;
+    arena_.for_each_run(begin, begin + granules, [&](std::uint32_t start) {
+      if (!fixed && !is_movable(start)) fixed = start;
+    });
+    return fixed;
+  };
+  for (int attempt = 0; const auto fixed = first_fixed(); ++attempt) {
+    if (attempt == kCompactAttempts) return std::nullopt;
+    begin = std::max(begin, *fixed) + 64;  // behind it
+    if (begin > g_.arena_granules - granules) begin = 0;
+  }
+
+  std::uint32_t low = begin;
+  std::uint32_t high = begin + granules;
+  for (std::uint32_t at = begin; at < begin + granules; at += kCompactStep) {
+    const std::uint32_t end = std::min(at + kCompactStep, begin + granules);
+    std::array<std::uint32_t, kCompactStep / kLeastRun + 2> starts;
+    std::size_t count = 0;
+    arena_.for_each_run(at, end, [&](std::uint32_t start) {
+      if (count < starts.size()) starts[count++] = start;
+    });
+    // What is free here stays so: nothing may move into it.
+    for (std::uint32_t g = at; g < end;) {
+      if (!arena_.is_free({g, 1})) {
+        ++g;
+        continue;
+      }
+      Run hole = arena_.stretch_around(g, end - g);
+      hole = {g, std::min(hole.end(), end) - g};
+      if (hole.granules >= 2) arena_.take(hole);
+      g = hole.end();
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      EntryRef entry;
+      const bool readable =
+          read_entry_at(segment_.arena(index_), g_.arena_granules, starts[i], entry);
+      if (readable) {
+        low = std::min(low, entry.run.start);
+        high = std::max(high, entry.run.end());
+      }
+      if (!readable || !move_away(starts[i])) {
+        rebuild();  // pinned in this very moment
+        return std::nullopt;
+      }
+    }
+  }
+  arena_.give_back({low, high - low});
+  return begin;
+}
+
+bool Writer::is_movable(std::uint32_t start) {
+  EntryRef entry;
+  return read_entry_at(segment_.arena(index_), g_.arena_granules, start, entry) &&
+         slot_of(entry).has_value() && !is_pinned(entry.run);
+}
+
+// Leaves the map's bits of the old place as they are. False: it has just been pinned.
+bool Writer::move_away(std::uint32_t start) {
+  EntryRef entry;
+  if (!read_entry_at(segment_.arena(index_), g_.arena_granules, start, entry)) return false;
+  const auto at = slot_of(entry);
+  if (!at) return true;  // dropped or moved meanwhile, to make room for another
+  const auto room = is_live(entry) ? find_room(entry.run.granules) : std::nullopt;
+  Atomic<std::uint32_t>& version = bucket(at->bucket).version;
+  if (room) {
+    take(*room, entry.run.granules);
+    fence_before_bytes();
+    copy_to_shared(segment_.arena(index_) + std::uint64_t{*room} * kGranule, entry.start,
+                   std::uint64_t{entry.run.granules} * kGranule);
+    publish(*at, hash_of(entry), *room);
+  } else {
+    if (is_live(entry)) count(Counter::kEvictions);
+    slot(*at).store(0, std::memory_order_release);
+    count_out(entry);
+  }
+  version.fetch_add(1, std::memory_order_seq_cst);
+  return !is_pinned(entry.run);
+}
+
+// ---- pins -------------------------------------------------------------------------------------
+
+bool Writer::is_pinned(Run run) const {
+  const Superblock& block = segment_.superblock();
+  const std::uint64_t pin = make_pin(index_, run.start);
+  for (std::uint32_t word = 0; word * 64 < g_.place_count; ++word) {
+    std::uint64_t places = block.pinners[word].load(std::memory_order_acquire);
+    for (; places != 0; places &= places - 1) {
+      const std::uint32_t place = word * 64 + static_cast<std::uint32_t>(__builtin_ctzll(places));
+      if (place >= g_.place_count) break;
+      for (const auto& each : segment_.place(place).pins) {
+        if (each.load(std::memory_order_acquire) == pin) return true;
+      }
+    }
+  }
+  return false;
+}
+
+// No slot points at the run any more, but somebody still reads it.
+void Writer::set_aside(Run run) {
+  const std::uint32_t before = stripe_.quarantined.load(kRelaxed);
+  for (auto& each : stripe_.quarantine) {
+    if (each.load(kRelaxed) != 0) continue;
+    each.store(std::uint64_t{run.granules} << 32 | run.start, kRelaxed);
+    break;
+  }
+  stripe_.quarantined.store(std::min<std::uint32_t>(before, UINT32_MAX - 1) + 1, kRelaxed);
+}
+
+// Now and then: asking for every run at every turn would cost more than it brings.
+void Writer::release_set_aside(std::uint32_t turn) {
+  const bool some_not_listed = stripe_.quarantined.load(kRelaxed) > kQuarantine;
+  if (some_not_listed && turn % kTurnsToRebuild == 0) return rebuild();
+  if (turn % kTurnsToRelease != 0) return;
+  for (auto& each : stripe_.quarantine) {
+    const std::uint64_t word = each.load(kRelaxed);
+    if (word == 0) continue;
+    const Run run{static_cast<std::uint32_t>(word), static_cast<std::uint32_t>(word >> 32)};
+    if (is_pinned(run)) continue;
+    each.store(0, kRelaxed);
+    stripe_.quarantined.store(stripe_.quarantined.load(kRelaxed) - 1, kRelaxed);
+    EntryRef entry;
+    // Damage may have put anything here: only what the map and the entry agree on is freed.
+    const bool sound = read_entry_at(segment_.arena(index_), g_.arena_granules, run.start, entry) &&
+                       entry.run.granules == run.granules && !slot_of(entry);
+    if (sound) free_run(run);
+  }
+}
+
+}  // namespace larder::shm
