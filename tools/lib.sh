@@ -29,7 +29,7 @@ trap 'exit 143' TERM
 # shellcheck disable=SC2034  # the lists are for the scripts that source this file
 {
   build_packages=(g++ meson ninja-build pkg-config python3 libboost-dev libhiredis-dev libevent-dev
-    libmsgpack-cxx-dev nlohmann-json3-dev libcli11-dev libxxhash-dev)
+    libmsgpack-cxx-dev nlohmann-json3-dev libcli11-dev libxxhash-dev libzstd-dev)
   run_packages=(redis-server redis-tools curl)
   test_packages=(doctest-dev)
   lint_packages=(git clang-format clang-tidy shellcheck ccache)

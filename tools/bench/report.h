@@ -11,13 +11,20 @@
 
 namespace larder::bench {
 
-// One line of the table: a workload, a value size, a number of processes.
+// One line of the table.
 struct Case {
+  std::string backend;
+  Traits traits;
   Kind kind;
-  std::size_t value_bytes;
+  Distribution distribution;
+  std::size_t value_bytes;  // the most, where a workload has its own sizes
   std::uint32_t processes;
-  std::uint64_t segment_bytes;
-  std::vector<std::vector<Sample>> repeats;  // one sample a process each
+  bool writer;
+  std::uint64_t segment_bytes;  // larder's
+  std::vector<Repeat> repeats;
+
+  // Measured in turns with it, and different in nothing but what is measured.
+  bool comparable(const Case& other) const;
 };
 
 struct Spread {
@@ -27,13 +34,22 @@ struct Spread {
 };
 // Of at least one value.
 Spread spread_of(std::vector<double> values);
-
-std::string kind_name(Kind kind);
 // How much of the time its processes had a core to themselves, 0 to 1.
 double cpu_share(const Case& one);
 
-tools::Table table_of(const std::vector<Case>& cases);
-// `settings`: what the whole was run with.
-tools::Json json_of(const std::vector<Case>& cases, tools::Json settings);
+struct Report {
+  std::vector<Case> cases;
+  std::vector<std::string> notes;  // what was left out, and why
+  bool compare = false;
+  bool latency = false;
+
+  tools::Table table() const;
+  tools::Table latency_table() const;
+  // `settings`: what the whole was run with.
+  tools::Json json(tools::Json settings) const;
+};
+
+tools::Json machine_json();
+std::string fixed(double value, int digits);
 
 }  // namespace larder::bench

@@ -1,18 +1,20 @@
 // One run: N processes, forked as prefork servers fork theirs, do one workload at the same time on
-// one cache, and report how fast.
+// one backend, and report how fast.
 //
-// The parent only opens the cache. Processes attach, map the whole segment and read every key once,
-// wait for each other, warm up, then count operations in batches with one look at the clock each.
+// The parent has only opened the backend. Processes connect, read every key once, wait for each
+// other, warm up, then count operations in batches with one look at the clock each. Where latencies
+// are asked for, a second part follows with a clock around each operation, so that the clock does
+// not disturb the first. A writer, if there is one, sets keys at full speed all the while.
 //
 // Crash: a worker that dies or fails ends the run with an error; workers do not outlive the parent.
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
-#include "larder/cache.h"
 #include "larder/status.h"
+#include "tools/bench/backend.h"
+#include "tools/bench/histogram.h"
 #include "tools/bench/workload.h"
 
 namespace larder::bench {
@@ -21,7 +23,8 @@ struct RunOptions {
   Kind kind = Kind::kGetHit;
   Distribution distribution = Distribution::kUniform;
   std::uint32_t processes = 1;
-  std::size_t value_bytes = 64;
+  bool writer = false;
+  bool latency = false;
   double warmup_seconds = 0.2;
   double seconds = 1;
   std::uint64_t seed = 1;
@@ -30,14 +33,11 @@ struct RunOptions {
 
 // What one process did in the timed part.
 struct Sample {
+  Counts counts;
   std::uint64_t operations = 0;
   std::uint64_t nanoseconds = 0;
   std::uint64_t cpu_nanoseconds = 0;  // less than that: something else ran on its core
-  std::uint64_t reads = 0;
-  std::uint64_t hits = 0;
-  std::uint64_t failed_sets = 0;    // a bounded wait for a stripe ran out
-  std::uint64_t wrong_values = 0;   // a hit that was not the key's value: a defect of larder
-  std::uint64_t absent_before = 0;  // keys not found before warming up: they do not fit
+  std::uint64_t absent_before = 0;    // keys not found before warming up: they do not fit
 
   double ns_per_operation() const {
     return static_cast<double>(nanoseconds) / static_cast<double>(operations);
@@ -45,13 +45,14 @@ struct Sample {
   double operations_per_second() const { return 1e9 / ns_per_operation(); }
 };
 
-// Stores every key, in a process of its own.
-Status fill(Cache& cache, const Keys& keys, std::size_t value_bytes);
-// One sample a process.
-Result<std::vector<Sample>> run(Cache& cache, const Keys& keys, const RunOptions& options);
+struct Repeat {
+  std::vector<Sample> samples;  // one a process
+  Histogram latency{};          // in ticks, of all processes; empty where it was not asked for
+};
 
-// To be called first. SIGINT and SIGTERM then end whatever is under way, with kClosed.
-void install_interrupt_handlers();
-bool interrupted() noexcept;
+// Stores every key, in a process of its own; what is not shared is filled by each process itself.
+Status fill(Backend& backend, const Keys& keys, const Values& values);
+Result<Repeat> run(Backend& backend, const Keys& keys, const Values& values,
+                   const RunOptions& options);
 
 }  // namespace larder::bench

@@ -75,12 +75,85 @@ std::vector<std::uint32_t> ranks(std::uint32_t count) {
   return keys;
 }
 
+unsigned set_percent(Kind kind) {
+  switch (kind) {
+    case Kind::kGetHit:
+      return 0;
+    case Kind::kMixed:
+    case Kind::kLarge:
+      return 5;
+    case Kind::kStorm:
+      return 50;
+    case Kind::kSet:
+    case Kind::kInsert:
+      return 100;
+  }
+  return 0;
+}
+
 bool is_set(Kind kind, Random& random) {
-  if (kind != Kind::kMixed) return kind == Kind::kSet;
-  return std::uniform_int_distribution<unsigned>(0, 99)(random) < kMixedSetPercent;
+  return std::uniform_int_distribution<unsigned>(0, 99)(random) < set_percent(kind);
+}
+
+// New keys one after the other, round and round.
+std::vector<Operation> plan_inserts(std::uint32_t keys, double share) {
+  std::vector<Operation> operations(keys);
+  auto next = static_cast<std::uint32_t>(share * static_cast<double>(keys));
+  for (Operation& each : operations) {
+    each.key = next++ & (keys - 1) & 0x7fffffffu;
+    each.is_set = true;
+  }
+  return operations;
 }
 
 }  // namespace
+
+std::string kind_name(Kind kind) {
+  switch (kind) {
+    case Kind::kGetHit:
+      return "get-hit";
+    case Kind::kSet:
+      return "set";
+    case Kind::kMixed:
+      return "mixed";
+    case Kind::kStorm:
+      return "storm";
+    case Kind::kLarge:
+      return "large";
+    case Kind::kInsert:
+      return "insert";
+  }
+  return "unknown";
+}
+
+bool has_sets(Kind kind) { return set_percent(kind) != 0; }
+
+// The finaliser of SplitMix64 (G. L. Steele, D. Lea, C. H. Flood, 2014).
+std::uint64_t mix(std::uint64_t number) noexcept {
+  number += 0x9e3779b97f4a7c15u;
+  number = (number ^ (number >> 30)) * 0xbf58476d1ce4e5b9u;
+  number = (number ^ (number >> 27)) * 0x94d049bb133111ebu;
+  return number ^ (number >> 31);
+}
+
+std::size_t Values::drawn_size(std::uint32_t number) const noexcept {
+  const double drawn = static_cast<double>(mix(number) >> 11) * 0x1p-53;  // 0 to 1
+  const double ratio = static_cast<double>(most_) / static_cast<double>(least_);
+  return static_cast<std::size_t>(static_cast<double>(least_) * std::pow(ratio, drawn));
+}
+
+std::uint32_t keys_of(Kind kind, std::uint32_t keys) {
+  switch (kind) {
+    case Kind::kStorm:
+      return std::min(keys, kStormKeys);
+    case Kind::kLarge:
+      return std::min(keys, kLargeKeys);
+    case Kind::kInsert:
+      return std::bit_ceil(4 * keys);  // four times round, a key was evicted long ago
+    default:
+      return keys;
+  }
+}
 
 std::size_t Keys::least_bytes(std::uint32_t count) {
   return kKeyPrefix.size() + std::to_string(count - 1).size();
@@ -96,7 +169,8 @@ Keys::Keys(std::uint32_t count, std::size_t key_bytes) : count_(count), key_byte
 }
 
 std::vector<Operation> plan(Kind kind, Distribution distribution, std::uint32_t keys,
-                            std::uint64_t seed) {
+                            std::uint64_t seed, double share) {
+  if (kind == Kind::kInsert) return plan_inserts(keys, share);
   Random random(seed);
   std::vector<Operation> operations(std::bit_ceil(std::clamp(
       keys * std::uint64_t{4}, std::uint64_t{kLeastOperations}, std::uint64_t{kMostOperations})));
