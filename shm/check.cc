@@ -1,6 +1,7 @@
 #include "shm/check.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <string_view>
 
@@ -129,12 +130,13 @@ class Checker {
   std::uint64_t check_slot(const std::string& name, std::uint32_t s, SlotRef at) {
     Bucket& bucket = segment_.bucket(s, at.bucket);
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      const std::uint32_t index = index_of(s);
       const std::uint32_t version = bucket.version.load(kAcquire);
       const std::uint32_t word = bucket.slots[at.slot].load(kAcquire);
       if (word == 0) return 0;
       std::optional<EntryRef> entry;
       const std::string wrong = fault_of(s, at, word, entry);
-      if (version_after_copy(bucket.version) != version) continue;
+      if (version_after_copy(bucket.version) != version || index_of(s) != index) continue;
       if (wrong.empty()) {
         runs_.push_back(entry->run);
         return entry->payload_bytes();
@@ -154,12 +156,14 @@ class Checker {
     if (!entry) return "points outside the arena, or to an entry that exceeds it";
     const std::string key(copy(entry->key(), entry->header.key_bytes()));
     const std::uint64_t hash = segment_.hash(key);
-    const KeyPlace place = place_of(g_, hash);
-    const bool at_home = place.home == at.bucket || place.other == at.bucket;
-    if (place.stripe != s || !at_home || !slot_matches(word, hash)) {
+    const std::uint32_t buckets = buckets_in_use(g_, index_of(s));
+    const std::array<std::uint32_t, 2> homes{home_bucket(buckets, hash),
+                                             other_bucket(buckets, hash)};
+    const bool at_home = homes[0] == at.bucket || homes[1] == at.bucket;
+    if (stripe_of(g_, hash) != s || !at_home || !slot_matches(word, hash)) {
       return "holds a key that belongs elsewhere";
     }
-    if (is_duplicate(s, at, key, hash, place)) return "holds a key that another slot holds too";
+    if (is_duplicate(s, at, key, hash, homes)) return "holds a key that another slot holds too";
     if (options_.deep) {
       const std::string value(copy(entry->value(), entry->header.value_bytes()));
       if (entry->header.checksum() != entry_checksum(entry->header, key, value)) {
@@ -169,6 +173,8 @@ class Checker {
     return {};
   }
 
+  std::uint32_t index_of(std::uint32_t s) { return segment_.stripe(s).index.load(kAcquire); }
+
   static std::string copy(const char* from, std::size_t bytes) {
     std::string to(bytes, '\0');
     copy_from_shared(to.data(), from, bytes);
@@ -177,8 +183,8 @@ class Checker {
 
   // Among the slots before this one, so that a pair of duplicates is reported once.
   bool is_duplicate(std::uint32_t s, SlotRef at, const std::string& key, std::uint64_t hash,
-                    const KeyPlace& place) {
-    for (const std::uint32_t other : {place.home, place.other}) {
+                    const std::array<std::uint32_t, 2>& homes) {
+    for (const std::uint32_t other : homes) {
       if (other > at.bucket) continue;
       Bucket& bucket = segment_.bucket(s, other);
       for (std::uint32_t j = 0; j < kSlotsPerBucket && (other < at.bucket || j < at.slot); ++j) {

@@ -1,7 +1,5 @@
 #include "shm/clock.h"
 
-#include <time.h>
-
 namespace larder::shm {
 
 std::uint64_t now_ms() noexcept {
@@ -13,15 +11,18 @@ std::uint64_t now_ms() noexcept {
 
 namespace detail {
 
-std::atomic<std::uint64_t> last_cycles{0};
-std::atomic<std::uint64_t> last_ms{0};
+std::atomic<std::uint64_t> looked_ms{0};
+std::atomic<std::int64_t> looked_second{-1};
 
-// Threads may race; each stores a time before the cycles that vouch for it.
-std::uint64_t look_at_clock(std::uint64_t cycles) noexcept {
+// Threads may race; each stores a time before the second that vouches for it.
+bool look_whether_past(std::uint64_t deadline_ms) noexcept {
+  const std::int64_t second = ::time(nullptr);
   const std::uint64_t now = now_ms();
-  last_ms.store(now, std::memory_order_relaxed);
-  last_cycles.store(cycles, std::memory_order_release);
-  return now;
+  if (looked_second.load(std::memory_order_relaxed) != second) {
+    looked_ms.store(now, std::memory_order_relaxed);
+    looked_second.store(second, std::memory_order_release);
+  }
+  return deadline_ms <= now;
 }
 
 }  // namespace detail

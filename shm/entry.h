@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "shm/arena.h"
+#include "shm/clock.h"
 #include "shm/layout.h"
 #include "shm/racy_copy.h"
 #include "shm/segment.h"
@@ -65,34 +66,37 @@ inline bool is_current(const EntryHeader& header, std::uint64_t epoch,
   if (header.epoch() != static_cast<std::uint32_t>(epoch)) return false;
   return floor >> 48 != (epoch & 0xffff) || header.reach_seq() >= (floor & kMaxSeq);
 }
-inline bool is_expired(const EntryHeader& header, std::uint64_t now) noexcept {
-  return header.expires_ms() != kNeverExpires && header.expires_ms() <= now;
+inline bool is_expired(const EntryHeader& header) noexcept {
+  return header.expires_ms() != kNeverExpires && is_past(header.expires_ms());
 }
 
-// Where a key lives: a stripe, and two buckets of it. The home is filled first, the other takes
-// what the home has no slot for.
+// Where a key lives: a stripe, and two of the `buckets` in use there. The home is filled first, the
+// other takes what the home has no slot for. With twice the buckets, what was in bucket b is in 2b
+// or 2b + 1.
 inline std::uint32_t stripe_of(const Geometry& g, std::uint64_t hash) noexcept {
   return static_cast<std::uint32_t>(hash) & (g.stripe_count - 1);
 }
-inline std::uint32_t home_bucket(const Geometry& g, std::uint64_t hash) noexcept {
+inline std::uint32_t home_bucket(std::uint32_t buckets, std::uint64_t hash) noexcept {
   const auto bits = static_cast<std::uint32_t>(hash >> 16);
-  return static_cast<std::uint32_t>(std::uint64_t{bits} * g.buckets_per_stripe >> 32);
+  return static_cast<std::uint32_t>(std::uint64_t{bits} * buckets >> 32);
 }
-inline std::uint32_t other_bucket(const Geometry& g, std::uint64_t hash) noexcept {
+inline std::uint32_t other_bucket(std::uint32_t buckets, std::uint64_t hash) noexcept {
   const auto bits = static_cast<std::uint32_t>(hash * 0x9e3779b97f4a7c15ull >> 32);
-  const auto other = static_cast<std::uint32_t>(std::uint64_t{bits} * g.buckets_per_stripe >> 32);
-  if (other != home_bucket(g, hash)) return other;
-  return other + 1 == g.buckets_per_stripe ? 0 : other + 1;
+  return static_cast<std::uint32_t>(std::uint64_t{bits} * buckets >> 32);
 }
-
 struct KeyPlace {
   std::uint32_t stripe;
   std::uint32_t home;
   std::uint32_t other;
 };
-inline KeyPlace place_of(const Geometry& g, std::uint64_t hash) noexcept {
-  return {stripe_of(g, hash), home_bucket(g, hash), other_bucket(g, hash)};
+inline KeyPlace place_of(Segment& segment, std::uint64_t hash) noexcept {
+  const Geometry& g = segment.geometry();
+  const std::uint32_t stripe = stripe_of(g, hash);
+  const std::uint32_t buckets =
+      buckets_in_use(g, segment.stripe(stripe).index.load(std::memory_order_acquire));
+  return {stripe, home_bucket(buckets, hash), other_bucket(buckets, hash)};
 }
+
 // Within the key's stripe.
 inline std::uint32_t guard_index(const Geometry& g, std::uint64_t hash) noexcept {
   return static_cast<std::uint32_t>(hash * 0x9e3779b97f4a7c15ull >> 24) & (g.guards_per_stripe - 1);

@@ -42,7 +42,7 @@ std::optional<EntryInfo> read_slot(Segment& segment, std::uint32_t stripe, Bucke
     info.stripe = stripe;
     info.use = bucket.use[number].load(kRelaxed);
     info.live = is_current(entry->header, hot.epoch.load(kAcquire), hot.floor.load(kAcquire)) &&
-                !is_expired(entry->header, now_ms());
+                !is_expired(entry->header);
     return info;
   }
   return std::nullopt;
@@ -134,7 +134,8 @@ LeaderInfo leader(Segment& segment) {
 void for_each_entry(Segment& segment, const std::function<bool(const EntryInfo&)>& visit) {
   const Geometry& g = segment.geometry();
   for (std::uint32_t s = 0; s < g.stripe_count; ++s) {
-    for (std::uint32_t b = 0; b < g.buckets_per_stripe; ++b) {
+    const std::uint32_t buckets = buckets_in_use(g, segment.stripe(s).index.load(kAcquire));
+    for (std::uint32_t b = 0; b < buckets; ++b) {
       Bucket& bucket = segment.bucket(s, b);
       for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
         const auto info = read_slot(segment, s, bucket, i, nullptr);
@@ -146,7 +147,7 @@ void for_each_entry(Segment& segment, const std::function<bool(const EntryInfo&)
 
 std::optional<EntryInfo> find_entry(Segment& segment, std::string_view key, std::string& value) {
   const std::uint64_t hash = segment.hash(key);
-  const KeyPlace place = place_of(segment.geometry(), hash);
+  const KeyPlace place = place_of(segment, hash);
   for (const std::uint32_t b : {place.home, place.other}) {
     Bucket& bucket = segment.bucket(place.stripe, b);
     for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {

@@ -53,6 +53,7 @@ std::string layout_text() {
   FIELD(Geometry, place_count);
   FIELD(Geometry, stripe_count);
   FIELD(Geometry, buckets_per_stripe);
+  FIELD(Geometry, index_halvings);
   FIELD(Geometry, guards_per_stripe);
   FIELD(Geometry, sketch_per_stripe);
   FIELD(Geometry, arena_granules);
@@ -89,6 +90,7 @@ std::string layout_text() {
   TYPE(Stripe);
   FIELD(Stripe, bypass);
   FIELD(Stripe, tick);
+  FIELD(Stripe, index);
   FIELD(Stripe, lock);
   FIELD(Stripe, deaths);
   FIELD(Stripe, term);

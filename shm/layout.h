@@ -111,7 +111,8 @@ struct Geometry {
   std::uint64_t max_entries;         // 0: as many as fit
   std::uint32_t place_count;         // process places; place 0 is never used
   std::uint32_t stripe_count;        // power of two
-  std::uint32_t buckets_per_stripe;  // at least 2
+  std::uint32_t buckets_per_stripe;  // a multiple of 2 ^ index_halvings
+  std::uint32_t index_halvings;      // how often less of them may be in use
   std::uint32_t guards_per_stripe;   // power of two
   std::uint32_t sketch_per_stripe;   // words of the policy's sketch; power of two
   std::uint32_t arena_granules;      // of one stripe; even
@@ -124,6 +125,7 @@ struct Geometry {
   std::uint64_t arenas_offset;
   friend bool operator==(const Geometry&, const Geometry&) = default;
 
+  std::uint32_t least_buckets() const noexcept { return buckets_per_stripe >> index_halvings; }
   std::uint64_t arena_bytes() const noexcept;           // of one stripe
   std::uint32_t blocks_per_stripe() const noexcept;     // of its map; the last may be cut short
   std::uint64_t map_words_per_stripe() const noexcept;  // the map, then a summary for each block
@@ -205,6 +207,9 @@ struct Stripe {
   // Not zero: an invalidation could not get the lock; readers miss until the stripe is wiped.
   alignas(kCacheLine) Atomic<std::uint32_t> bypass;
   Atomic<std::uint32_t> tick;  // derived: the policy's coarse time, advances with inserts
+  // How much of the index is in use: {growing:1, buckets:31}; 0: nothing was written yet. Few
+  // entries in few buckets stay in the processor's caches.
+  Atomic<std::uint32_t> index;
 
   // Writers' lines.
   alignas(kCacheLine) Atomic<std::uint32_t> lock;  // futex
@@ -256,7 +261,14 @@ constexpr bool slot_matches(std::uint32_t slot, std::uint64_t hash) {
 
 inline constexpr std::size_t kSlotsPerBucket = 10;
 
-// One cache line. A key lives in one of two buckets, see place_of().
+// Of a stripe's index word. While it grows, keys may be missing from where they belong.
+inline constexpr std::uint32_t kIndexGrowing = 1u << 31;
+inline std::uint32_t buckets_in_use(const Geometry& g, std::uint32_t index_word) noexcept {
+  const std::uint32_t buckets = index_word & ~kIndexGrowing;
+  return buckets < g.buckets_per_stripe ? buckets : g.buckets_per_stripe;
+}
+
+// One cache line. A key lives in one of two buckets, see home_bucket().
 struct alignas(kCacheLine) Bucket {
   Atomic<std::uint32_t> slots[kSlotsPerBucket];
   // The policy's word for each slot. Readers write it, unlocked and seldom; any value is legal.

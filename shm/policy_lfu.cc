@@ -8,16 +8,23 @@
 // The word of a slot: {region:2, frequency:4, tick of the last counted use:10}.
 //   window      came in lately
 //   probation   in the main part, not used there
-//   protected   in the main part and used there; goes only when a sample has none on probation
+//   protected   in the main part and used there: preferred to those on probation, whatever their
+//               frequencies, as long as the last use is not more than four turnovers ago
 //
 // Frequencies: an entry counts once a tick at most, which follows interest better than counting
-// every hit and spares most stores. Every eight turnovers all are halved, by looking at the tick:
+// every hit and spares most stores. Every sixteen turnovers all are halved, by looking at the tick:
 // an epoch is 128 ticks, and a word's frequency is shifted right by the epochs since its last use.
 // What is evicted leaves its frequency to the sketch and finds it there when it comes back.
 //
-// The window's share is found by climbing (the constants are those of Caffeine's climber): after
-// each sample of requests it is moved on in the same direction if the hit ratio rose and turned
-// round if it fell, by less and less until the ratio jumps.
+// The window's share is found by climbing, as in Caffeine and with its constants: after each sample
+// of requests it is moved on in the same direction if the hit ratio rose and turned round if it
+// fell, by less and less until the ratio jumps or the steps are tiny. One thing is added. At the
+// end of the range the window cannot move on, so a change there is no judgement on it; the climber
+// rests, and each try to leave that fails doubles the rest. Otherwise every second sample would be
+// spent on such tries, and each costs a loop what it had.
+#include <algorithm>
+#include <cstdlib>
+
 #include "shm/policy.h"
 #include "shm/sketch.h"
 
@@ -26,22 +33,26 @@ namespace {
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
-constexpr std::uint32_t kTicksPerTurnover = 16;
-constexpr std::uint32_t kEpochTickBits = 7;  // an epoch is eight turnovers
+constexpr std::uint32_t kTicksPerTurnover = 8;
+constexpr std::uint32_t kEpochTickBits = 7;  // an epoch is sixteen turnovers
 static_assert(kUseTickMask >> kEpochTickBits == kEpochMask);
 
 constexpr std::uint32_t kSampleBuckets = 8;
 constexpr std::uint32_t kLookBuckets = 64;  // for a candidate, when the sample has none
 constexpr std::uint32_t kMovesPerVictim = 4;
+constexpr std::uint32_t kShelterTicks = 4 * kTicksPerTurnover;  // a use protects for so long
 
 // Shares and ratios, in 1/65536.
 constexpr std::int32_t kOne = 65536;
 constexpr std::int32_t kLeastWindow = kOne / 100;
 constexpr std::int32_t kMostWindow = kOne * 80 / 100;
 constexpr std::int32_t kFirstStep = kOne / 16;
+constexpr std::int32_t kLeastStep = kFirstStep / 16;  // slow changes would pass unnoticed
 constexpr std::int32_t kStepDecay = kOne * 98 / 100;
-constexpr std::int32_t kRestart = kOne * 5 / 100;
+constexpr std::int32_t kJump = kOne * 5 / 100;
+constexpr std::uint32_t kMostRest = 4;         // power of two of samples
 constexpr std::uint32_t kSampleTurnovers = 5;  // requests between two steps, in capacities
+constexpr std::uint64_t kLeastCapacity = 64;   // fewer make no sample
 constexpr std::uint32_t kInsertsPerQuestion = 256;
 
 enum Region : std::uint32_t { kWindow = 0, kProbation = 1, kProtected = 2 };  // 3: protected too
@@ -65,23 +76,44 @@ std::int32_t window_share(const PolicyShared& shared) {
   return static_cast<std::int32_t>(std::clamp<std::uint32_t>(share, kLeastWindow, kMostWindow));
 }
 
+// Takes a step, given the hit ratio since the last one.
 void climb(PolicyShared& shared, std::int32_t hit_ratio) {
-  const std::uint32_t before = shared.hit_ratio.exchange(hit_ratio, kRelaxed);
+  const std::uint32_t before = shared.hit_ratio.load(kRelaxed);
+  shared.hit_ratio.store(static_cast<std::uint32_t>(hit_ratio), kRelaxed);
   const std::int32_t change =
       hit_ratio - static_cast<std::int32_t>(std::min<std::uint32_t>(before, kOne));
   std::int32_t step = static_cast<std::int32_t>(shared.step.load(kRelaxed));
   step = step == 0 ? -kFirstStep : std::clamp(step, -kFirstStep, kFirstStep);
-  if (change < 0) step = -step;
+  std::uint32_t rest = std::min(shared.rest.load(kRelaxed), 1u << kMostRest);
+  if (rest > 0) {
+    // The window did not move, so what changed is no judgement on it. A jump down says that the
+    // requests are others now.
+    if (change <= -kJump) {
+      rest = 1;
+      shared.rests.store(0, kRelaxed);
+    }
+    shared.rest.store(rest - 1, kRelaxed);
+    if (rest > 1) return;
+  } else if (change < 0) {
+    step = -step;
+  }
   const std::int32_t wanted = window_share(shared) + step;
   const std::int32_t share = std::clamp(wanted, kLeastWindow, kMostWindow);
   shared.window_share.store(static_cast<std::uint32_t>(share), kRelaxed);
-  if (change >= kRestart || change <= -kRestart) {
+  if (std::abs(change) >= kJump || std::abs(step) < kLeastStep) {
     step = step < 0 ? -kFirstStep : kFirstStep;
   } else {
     step = static_cast<std::int32_t>(std::int64_t{step} * kStepDecay / kOne);
   }
-  // At the end of the range and no better: nothing but the other way is left.
-  if (share != wanted && change <= 0) step = -step;
+  if (share != wanted) {
+    // At the end of the range. The next step leads away from it, later each time.
+    const std::uint32_t rests = std::min(shared.rests.load(kRelaxed), kMostRest);
+    shared.rest.store(1u << rests, kRelaxed);
+    shared.rests.store(rests + 1, kRelaxed);
+    step = -step;
+  } else if (share > kLeastWindow + 2 * kFirstStep && share < kMostWindow - 2 * kFirstStep) {
+    shared.rests.store(0, kRelaxed);
+  }
   shared.step.store(static_cast<std::uint32_t>(step), kRelaxed);
 }
 
@@ -93,12 +125,12 @@ void consider_climbing(const PolicyView& view) {
   std::uint64_t last = shared.requests.load(kRelaxed);
   const std::uint64_t hits_before = shared.hits.load(kRelaxed);
   const std::uint64_t made = requests - last;
-  if (made < view.capacity * kSampleTurnovers) return;
+  if (made < std::max<std::uint64_t>(view.capacity, kLeastCapacity) * kSampleTurnovers) return;
   // Another stripe may be at it this moment: the sample is for one.
   if (!shared.requests.compare_exchange_strong(last, requests, kRelaxed)) return;
   shared.hits.store(totals.hits, kRelaxed);
   const std::uint64_t hits = totals.hits - hits_before;
-  if (made > UINT32_MAX || hits > made) return;  // totals that ran backwards, or damage
+  if (made >> 40 != 0 || hits > made) return;  // totals that ran backwards, or damage
   climb(shared, static_cast<std::int32_t>(hits * kOne / made));
 }
 
@@ -182,7 +214,8 @@ class Search {
       const std::uint32_t unused = kMaxFrequency - frequency_of(use, tick_);
       const std::uint32_t by_age = age << 4 | unused;
       const std::uint32_t by_use = 1u << 14 | unused << 10 | age;
-      const Pick pick = make_pick(region == kProbation ? by_use : by_age, i, slot);
+      const bool sheltered = region == kWindow || (region != kProbation && age < kShelterTicks);
+      const Pick pick = make_pick(sheltered ? by_age : by_use, i, slot);
       const bool in_window = taken && region == kWindow;
       const bool in_main = taken && region != kWindow;
       found.window += in_window;

@@ -28,6 +28,8 @@ struct alignas(64) PolicyShared {
   std::atomic<std::uint32_t> window_share;  // of the entries, in 1/65536; 0: the start value
   std::atomic<std::uint32_t> step;          // signed, in 1/65536 of the entries; 0: the first step
   std::atomic<std::uint32_t> hit_ratio;     // of the last sample, in 1/65536
+  std::atomic<std::uint32_t> rest;          // samples to wait at the end of the range
+  std::atomic<std::uint32_t> rests;         // in a row; each is twice as long as the one before
 };
 static_assert(sizeof(PolicyShared) == 64);
 

@@ -144,6 +144,8 @@ std::uint32_t stripes_for(std::uint64_t bytes, std::uint64_t max_entries) {
   return static_cast<std::uint32_t>(std::bit_floor(stripes));
 }
 
+constexpr std::uint32_t kLeastBuckets = 8;  // in use, of a stripe
+
 // Enough for entries of 150 bytes and more; with a bound on entries, for that many.
 std::uint32_t buckets_for(std::uint64_t bytes, std::uint64_t max_entries, std::uint32_t stripes) {
   constexpr std::uint64_t kIndexShare = 29;     // of the segment
@@ -154,7 +156,7 @@ std::uint32_t buckets_for(std::uint64_t bytes, std::uint64_t max_entries, std::u
     buckets = std::min(max_entries * 100 / kSlotsInUse / kSlotsPerBucket / stripes + 1,
                        bytes / kMostIndexShare / stripes / sizeof(Bucket));
   }
-  return static_cast<std::uint32_t>(std::max<std::uint64_t>(buckets, 2));
+  return static_cast<std::uint32_t>(std::max<std::uint64_t>(buckets, kLeastBuckets));
 }
 
 }  // namespace
@@ -172,6 +174,11 @@ Result<Geometry> plan_geometry(std::uint64_t bytes, std::uint64_t max_entries) {
                       : static_cast<std::uint32_t>(std::clamp<std::uint64_t>(bytes >> 17, 64, 512));
   g.stripe_count = stripes_for(bytes, max_entries);
   g.buckets_per_stripe = buckets_for(bytes, max_entries, g.stripe_count);
+  while (g.buckets_per_stripe >> (g.index_halvings + 1) >= kLeastBuckets) ++g.index_halvings;
+  // A multiple of it; with a bound on entries there must be room for all of them.
+  const std::uint32_t step = 1u << g.index_halvings;
+  if (max_entries != 0) g.buckets_per_stripe += step - 1;
+  g.buckets_per_stripe &= ~(step - 1);
   g.guards_per_stripe = std::max(16u, std::bit_floor(g.buckets_per_stripe / 8));
   g.sketch_per_stripe = policy_sketch_words(g.buckets_per_stripe);
   const std::uint64_t before = place_parts(g).maps_offset;

@@ -100,15 +100,9 @@ class Table::Impl {
 
   // ---- reading ----
 
-  bool is_bypassed(std::uint32_t stripe) noexcept {
-    // acquire: pairs with the release that raised it; an invalidation may be waiting for its wipe.
-    return segment_->stripe(stripe).bypass.load(kAcquire) != 0;
-  }
-
   // `use(seen)` copies what it wants; what it saw counts only when this returns true.
   template <class Use>
-  bool read(const Wanted& wanted, bool promote, Use&& use) {
-    if (is_bypassed(wanted.stripe)) return false;
+  bool read(Wanted wanted, bool promote, Use use) {
     const Look seen = reader_.look(wanted, promote, use);
     if (seen != Look::kMoved) [[likely]]
       return seen == Look::kFound;
@@ -116,7 +110,7 @@ class Table::Impl {
   }
 
   template <class Use>
-  [[gnu::noinline]] bool read_again(const Wanted& wanted, bool promote, Use&& use) {
+  [[gnu::noinline]] bool read_again(Wanted wanted, bool promote, Use use) {
     for (int attempt = 1; attempt < kReadAttempts; ++attempt) {
       const Look seen = reader_.look(wanted, promote, use);
       if (seen != Look::kMoved) return seen == Look::kFound;
@@ -366,7 +360,9 @@ class Table::Impl {
 };
 
 Table::Table(std::shared_ptr<Segment> segment, TableOptions options)
-    : impl_(std::make_unique<Impl>(std::move(segment), options)) {}
+    : impl_(std::make_unique<Impl>(std::move(segment), options)),
+      reader_(impl_->reader_),
+      processes_(impl_->processes_) {}
 Table::~Table() = default;
 
 Segment& Table::segment() noexcept { return *impl_->segment_; }
@@ -389,12 +385,10 @@ unsigned Table::reap() {
   });
 }
 
-bool Table::get(std::string_view key, std::string& value) {
-  const bool hit = impl_->read(impl_->reader_.want(key), true, [&](const Seen& seen) {
+bool Table::get_again(std::string_view key, std::string& value) {
+  return impl_->read_again(reader_.want(key), true, [&](const Seen& seen) {
     assign_from_shared(value, seen.value, seen.value_bytes);
   });
-  impl_->count(hit ? Counter::kLocalHits : Counter::kLocalMisses);
-  return hit;
 }
 
 void Table::get_many(std::span<BatchedGet> gets) {

@@ -18,6 +18,7 @@
 #include "larder/status.h"
 #include "shm/layout.h"
 #include "shm/process.h"
+#include "shm/reader.h"
 #include "shm/segment.h"
 
 namespace larder::shm {
@@ -97,8 +98,18 @@ class Table {
 
   // ---- callers ----
 
-  // Copies the value of `key` into `value`, whose memory is reused. False: a miss.
-  bool get(std::string_view key, std::string& value);
+  // Copies the value of `key` into `value`, whose memory is reused. False: a miss. In the header,
+  // because every call on its way costs as much as a cache hit of the processor.
+  [[gnu::always_inline]] bool get(std::string_view key, std::string& value) {
+    const std::uint64_t hash = reader_.hash(key);
+    const std::uint32_t stripe = reader_.stripe(hash);
+    const Look seen = reader_.look(key, hash, stripe, true, [&value](const Seen& entry) {
+      assign_from_shared(value, entry.value, entry.value_bytes);
+    });
+    const bool hit = seen == Look::kFound || (seen == Look::kMoved && get_again(key, value));
+    processes_.count(hit ? Counter::kLocalHits : Counter::kLocalMisses);
+    return hit;
+  }
 
   // The same for many keys, overlapping their cache misses.
   void get_many(std::span<BatchedGet> gets);
@@ -136,7 +147,12 @@ class Table {
 
  private:
   class Impl;
+  // Writers kept changing the key's bucket.
+  bool get_again(std::string_view key, std::string& value);
+
   std::unique_ptr<Impl> impl_;
+  const Reader reader_;
+  Processes& processes_;
 };
 
 }  // namespace larder::shm

@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 constexpr std::memory_order kRelease = std::memory_order_release;
+constexpr std::uint32_t kFullPercent = 75;  // of the slots in use: from there on keys collide
 
 // Derived counts are never trusted, so they saturate instead of wrapping.
 template <class Word>
@@ -36,8 +37,7 @@ Writer::Writer(Segment& segment, std::uint32_t stripe, const Policy& policy, Pro
 // ---- slots ------------------------------------------------------------------------------------
 
 std::optional<Writer::Found> Writer::find(std::string_view key, std::uint64_t hash) {
-  const KeyPlace place = place_of(g_, hash);
-  for (const std::uint32_t b : {place.home, place.other}) {
+  for (const std::uint32_t b : buckets_of(hash)) {
     for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
       const std::uint32_t word = bucket(b).slots[i].load(kRelaxed);
       if (!slot_matches(word, hash)) continue;
@@ -46,6 +46,10 @@ std::optional<Writer::Found> Writer::find(std::string_view key, std::uint64_t ha
     }
   }
   return std::nullopt;
+}
+
+std::array<std::uint32_t, 2> Writer::buckets_of(std::uint64_t hash) const {
+  return {home_bucket(buckets(), hash), other_bucket(buckets(), hash)};
 }
 
 std::optional<EntryRef> Writer::entry_at(SlotRef at) {
@@ -61,8 +65,7 @@ std::uint64_t Writer::hash_of(const EntryRef& entry) const {
 std::optional<SlotRef> Writer::slot_of(const EntryRef& entry) {
   const std::uint64_t hash = hash_of(entry);
   const std::uint32_t wanted = make_slot(hash, entry.run.start);
-  const KeyPlace place = place_of(g_, hash);
-  for (const std::uint32_t b : {place.home, place.other}) {
+  for (const std::uint32_t b : buckets_of(hash)) {
     for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
       if (bucket(b).slots[i].load(kRelaxed) == wanted) return SlotRef{b, i};
     }
@@ -71,8 +74,7 @@ std::optional<SlotRef> Writer::slot_of(const EntryRef& entry) {
 }
 
 std::optional<SlotRef> Writer::empty_slot(std::uint64_t hash) {
-  const KeyPlace place = place_of(g_, hash);
-  for (const std::uint32_t b : {place.home, place.other}) {
+  for (const std::uint32_t b : buckets_of(hash)) {
     for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
       if (bucket(b).slots[i].load(kRelaxed) == 0) return SlotRef{b, i};
     }
@@ -80,14 +82,15 @@ std::optional<SlotRef> Writer::empty_slot(std::uint64_t hash) {
   return std::nullopt;
 }
 
-// When both buckets of a key are full, the least wanted entry there goes.
+// When both buckets of a key are full, an entry there moves to its other bucket. When none can, the
+// index grows; when it cannot, the least wanted entry goes.
 void Writer::make_slot_empty(std::uint64_t hash) {
-  if (empty_slot(hash)) return;
-  const KeyPlace place = place_of(g_, hash);
+  if (empty_slot(hash) || shift_one(hash)) return;
+  if (grow_index()) return make_slot_empty(hash);
   const std::uint32_t tick = stripe_.tick.load(kRelaxed);
-  SlotRef least{place.home, 0};
+  SlotRef least{home_bucket(buckets(), hash), 0};
   std::uint32_t least_worth = UINT32_MAX;
-  for (const std::uint32_t b : {place.home, place.other}) {
+  for (const std::uint32_t b : buckets_of(hash)) {
     for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
       const std::uint32_t worth = policy_.worth(bucket(b).use[i].load(kRelaxed), tick);
       if (worth >= least_worth) continue;
@@ -98,10 +101,68 @@ void Writer::make_slot_empty(std::uint64_t hash) {
   evict(least);
 }
 
+bool Writer::shift_one(std::uint64_t hash) {
+  for (const std::uint32_t b : buckets_of(hash)) {
+    for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
+      const SlotRef from{b, i};
+      const auto entry = entry_at(from);
+      if (!entry) continue;
+      const auto to = empty_slot(hash_of(*entry));
+      if (!to) continue;
+      use(*to).store(use(from).load(kRelaxed), kRelaxed);
+      slot(*to).store(slot(from).load(kRelaxed), kRelease);
+      slot(from).store(0, kRelease);
+      // Readers of this bucket start over: who frees the entry from now on raises the other's.
+      bucket(b).version.fetch_add(1, std::memory_order_seq_cst);
+      return true;
+    }
+  }
+  return false;
+}
+
+bool Writer::grow_index() {
+  const std::uint32_t from = buckets();
+  if (2 * from > g_.buckets_per_stripe) return false;
+  stripe_.index.store(2 * from | kIndexGrowing, kRelease);
+  // From the last on: what a bucket becomes is then empty already, or is itself.
+  for (std::uint32_t b = from; b-- > 0;) split_bucket(b, from);
+  stripe_.index.store(2 * from, kRelease);
+  return true;
+}
+
+void Writer::split_bucket(std::uint32_t index, std::uint32_t from) {
+  Bucket& source = bucket(index);
+  std::array<std::uint32_t, kSlotsPerBucket> slots;
+  std::array<std::uint16_t, kSlotsPerBucket> uses;
+  for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
+    slots[i] = source.slots[i].load(kRelaxed);
+    uses[i] = source.use[i].load(kRelaxed);
+    source.slots[i].store(0, kRelease);
+  }
+  // Readers of this bucket start over: who frees an entry from now on raises another's version.
+  source.version.fetch_add(1, std::memory_order_seq_cst);
+  for (const std::uint32_t half : {2 * index, 2 * index + 1}) {
+    for (auto& slot : bucket(half).slots) slot.store(0, kRelease);  // damage, if anything
+  }
+  std::array<std::uint32_t, 2> used{};
+  for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
+    const auto entry = read_entry(segment_, index_, slots[i]);
+    if (slots[i] == 0 || !entry) continue;
+    const std::uint64_t hash = hash_of(*entry);
+    const bool at_home = home_bucket(from, hash) == index;
+    const std::uint32_t to = at_home ? home_bucket(2 * from, hash) : other_bucket(2 * from, hash);
+    if (to / 2 != index) continue;  // damage: it did not belong here
+    Bucket& half = bucket(to);
+    const std::uint32_t next = used[to % 2]++;
+    half.use[next].store(uses[i], kRelaxed);
+    half.slots[next].store(slots[i], kRelease);
+  }
+}
+
 bool Writer::is_live(const EntryRef& entry) const {
   const HotWords& hot = segment_.superblock().hot;
   return is_current(entry.header, hot.epoch.load(kRelaxed), hot.floor.load(kRelaxed)) &&
-         !is_expired(entry.header, coarse_now_ms());
+         !is_expired(entry.header);
 }
 
 // ---- entries ----------------------------------------------------------------------------------
@@ -158,7 +219,7 @@ void Writer::evict(SlotRef at) {
   const auto entry = entry_at(at);
   if (!entry) return unlink_unreadable(at);
   const HotWords& hot = segment_.superblock().hot;
-  if (is_expired(entry->header, coarse_now_ms())) {
+  if (is_expired(entry->header)) {
     count(Counter::kExpirations);
   } else if (is_current(entry->header, hot.epoch.load(kRelaxed), hot.floor.load(kRelaxed))) {
     count(Counter::kEvictions);
@@ -228,24 +289,27 @@ void Writer::make_room_for_one_more(std::uint64_t hash) {
     while (stripe_.entries.load(kRelaxed) >= most && evict_one()) {
     }
   }
+  if (stripe_.entries.load(kRelaxed) >= buckets() * kSlotsPerBucket * kFullPercent / 100) {
+    (void)grow_index();
+  }
   make_slot_empty(hash);
 }
 
 PolicyView Writer::policy_view() {
   const std::uint32_t entries = stripe_.entries.load(kRelaxed);
-  return {
-      .words = stripe_.policy,
-      .tick = stripe_.tick,
-      .shared = segment_.superblock().policy_words,
-      .buckets = {&bucket(0), g_.buckets_per_stripe},
-      .sketch = {segment_.sketch(index_), g_.sketch_per_stripe},
-      .entries = entries,
-      .capacity = g_.max_entries != 0 ? g_.max_entries : std::uint64_t{entries} * g_.stripe_count,
-      .totals =
-          [](const void* processes) noexcept {
-            return static_cast<const Processes*>(processes)->request_totals();
-          },
-      .context = &processes_};
+  return {.words = stripe_.policy,
+          .tick = stripe_.tick,
+          .shared = segment_.superblock().policy_words,
+          .buckets = {&bucket(0), buckets()},
+          .sketch = {segment_.sketch(index_), g_.sketch_per_stripe},
+          .entries = entries,
+          .capacity = g_.max_entries != 0 ? g_.max_entries
+                                          : std::uint64_t{std::max(entries, 1u)} * g_.stripe_count,
+          .totals =
+              [](const void* processes) noexcept {
+                return static_cast<const Processes*>(processes)->request_totals();
+              },
+          .context = &processes_};
 }
 
 // ---- guards -----------------------------------------------------------------------------------

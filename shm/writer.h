@@ -14,6 +14,8 @@
 //   writer_repair.cc  sweeping, wiping, repairing
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -68,6 +70,8 @@ class Writer {
   void wipe();
 
  private:
+  static constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
+
   // ---- slots ----
   Bucket& bucket(std::uint32_t index) { return segment_.bucket(index_, index); }
   Atomic<std::uint32_t>& slot(SlotRef at) { return bucket(at.bucket).slots[at.slot]; }
@@ -79,6 +83,15 @@ class Writer {
   // A slot that is empty, for a key that has none.
   std::optional<SlotRef> empty_slot(std::uint64_t hash);
   void make_slot_empty(std::uint64_t hash);
+  bool shift_one(std::uint64_t hash);
+  std::array<std::uint32_t, 2> buckets_of(std::uint64_t hash) const;
+  // Never less than the least, whatever damage says.
+  std::uint32_t buckets() const {
+    return std::max(buckets_in_use(g_, stripe_.index.load(kRelaxed)), g_.least_buckets());
+  }
+  // False: it is as large as it gets.
+  bool grow_index();
+  void split_bucket(std::uint32_t index, std::uint32_t from);
   void make_room_for_one_more(std::uint64_t hash);
   std::optional<SlotRef> slot_of(const EntryRef& entry);
   std::uint64_t hash_of(const EntryRef& entry) const;
@@ -131,7 +144,7 @@ class Writer {
 
 template <class Visit>
 void Writer::for_each_slot(Visit&& visit) {
-  for (std::uint32_t b = 0; b < g_.buckets_per_stripe; ++b) {
+  for (std::uint32_t b = 0; b < buckets(); ++b) {
     for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
       const std::uint32_t word = bucket(b).slots[i].load(std::memory_order_relaxed);
       if (word != 0) visit(SlotRef{b, i}, word);

@@ -16,6 +16,10 @@ constexpr std::memory_order kRelease = std::memory_order_release;
 }  // namespace
 
 void Writer::sweep_if_due() {
+  // Zero is a new segment; a growth that nobody is at is damage, or the dead's.
+  const std::uint32_t index = stripe_.index.load(kRelaxed);
+  if (index & kIndexGrowing) stripe_.index.store(index & ~kIndexGrowing, kRelease);
+  if (index < g_.least_buckets()) stripe_.index.store(g_.least_buckets(), kRelease);
   const HotWords& hot = segment_.superblock().hot;
   const std::uint64_t epoch = hot.epoch.load(kAcquire);
   const std::uint64_t floor = hot.floor.load(kAcquire);
@@ -23,11 +27,10 @@ void Writer::sweep_if_due() {
       [[likely]] {
     return;
   }
-  const std::uint64_t now = coarse_now_ms();
   for_each_slot([&](SlotRef at, std::uint32_t word) {
     const auto entry = read_entry(segment_, index_, word);
     const bool keep =
-        entry && is_current(entry->header, epoch, floor) && !is_expired(entry->header, now);
+        entry && is_current(entry->header, epoch, floor) && !is_expired(entry->header);
     if (!keep) slot(at).store(0, kRelease);
   });
   raise_versions();
@@ -66,6 +69,7 @@ void Writer::rebuild() {
     dropped = true;
   });
   if (dropped) raise_versions();
+  if (stripe_.entries.load(kRelaxed) == 0) stripe_.index.store(g_.least_buckets(), kRelease);
   mark_pinned_runs();
   stripe_.fit_bound.store(UINT32_MAX, kRelaxed);
   stripe_.next_granule.store(0, kRelaxed);
@@ -124,13 +128,16 @@ bool Writer::is_trustworthy(const EntryRef& entry, std::uint32_t word, std::uint
   const std::string_view key(entry.key(), entry.header.key_bytes());
   const std::string_view value(entry.value(), entry.header.value_bytes());
   const std::uint64_t hash = segment_.hash(key);
-  const KeyPlace place = place_of(g_, hash);
-  return place.stripe == index_ && (place.home == bucket || place.other == bucket) &&
+  const auto at = buckets_of(hash);
+  return stripe_of(g_, hash) == index_ && (at[0] == bucket || at[1] == bucket) &&
          slot_matches(word, hash) &&
          entry.header.checksum() == entry_checksum(entry.header, key, value);
 }
 
 void Writer::repair() {
+  // Died while the index grew: what was not yet moved is not where it belongs, and goes.
+  const std::uint32_t index = stripe_.index.load(kRelaxed);
+  if (index & kIndexGrowing) stripe_.index.store(index & ~kIndexGrowing, kRelease);
   for_each_slot([&](SlotRef at, std::uint32_t word) {
     const auto entry = read_entry(segment_, index_, word);
     bool keep = entry && is_trustworthy(*entry, word, at.bucket);

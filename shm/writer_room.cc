@@ -92,7 +92,7 @@ bool Writer::evict_one() {
   if (stripe_.entries.load(kRelaxed) == 0) return false;
   PolicyView view = policy_view();
   SlotRef victim = policy_.victim(view);
-  victim.bucket = std::min(victim.bucket, g_.buckets_per_stripe - 1);
+  victim.bucket = std::min(victim.bucket, buckets() - 1);
   victim.slot = std::min<std::uint32_t>(victim.slot, kSlotsPerBucket - 1);
   if (slot(victim).load(kRelaxed) == 0) {  // the count of entries was wrong
     rebuild();
@@ -136,6 +136,14 @@ std::optional<std::uint32_t> Writer::compact(std::uint32_t granules) {
       }
       Run hole = arena_.stretch_around(g, end - g);
       hole = {g, std::min(hole.end(), end) - g};
+      if (hole.granules == 1) {
+        // A single granule is no run. At either edge it is taken with its neighbour outside, or an
+        // entry might move there and reach in.
+        if (g == begin && g > 0 && arena_.is_free({g - 1, 2})) hole = {g - 1, 2};
+        if (g + 1 == begin + granules && arena_.is_free({g, 2})) hole = {g, 2};
+      }
+      low = std::min(low, hole.start);
+      high = std::max(high, hole.end());
       if (hole.granules >= 2) arena_.take(hole);
       g = hole.end();
     }

@@ -12,10 +12,12 @@
 #include <chrono>
 #include <cstdlib>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "tests/support/forked.h"
 #include "tests/support/host.h"
 #include "tests/support/process.h"
 #include "tests/support/proxy.h"
@@ -275,6 +277,115 @@ TEST_CASE("a value that fits no stripe is refused when there is nothing else to 
   CHECK(cache.stats().too_large == 1);
 }
 
+TEST_CASE("a view shows the value in place, whatever becomes of its key, and a miss is empty") {
+  const TempDir folder;
+  Cache cache = open(host_options(folder, "alone", ""));
+  const auto view_of = [&](std::string_view key) {
+    Result<View> view = cache.view(key);
+    REQUIRE_MESSAGE(view.ok(), view.status().to_string());
+    return std::move(*view);
+  };
+  View miss = view_of("k");
+  CHECK_FALSE(miss);
+  CHECK(miss.value().empty());
+  const std::string value(50'000, 'v');
+  must(cache.set("k", value));
+  View view = view_of("k");
+  CHECK(view);
+  CHECK(view.value() == value);
+  CHECK_FALSE(view.stale());
+  CHECK(cache.stats().views == 1);
+  must(cache.set("k", "news"));
+  must(cache.remove("k"));
+  must(cache.clear());
+  for (int i = 0; i < 3000; ++i) must(cache.set("k" + std::to_string(i), std::string(1500, 'w')));
+  CHECK(view.value() == value);
+  CHECK(cache.stats().pinned_bytes > value.size());
+  // Moving moves the hold, and only the last holder lets go.
+  View other = std::move(view);
+  CHECK_FALSE(view);
+  CHECK(other.value() == value);
+  CHECK(cache.stats().views == 1);
+  other = view_of("k2999");
+  CHECK(other.value() == std::string(1500, 'w'));
+  CHECK(cache.stats().views == 1);
+  other = View();
+  CHECK(cache.stats().views == 0);
+  for (int i = 0; i < 200; ++i) must(cache.set("k" + std::to_string(i), "w"));
+  CHECK(cache.stats().pinned_bytes == 0);
+  CHECK(cache.view("").code() == cache.get("").code());
+}
+
+TEST_CASE("a view is its process's own: a forked child sees nothing in it and lets go of nothing") {
+  const TempDir folder;
+  Cache cache = open(host_options(folder, "alone", ""));
+  const std::string value(5000, 'v');
+  must(cache.set("k", value));
+  std::optional<View> view = std::move(*cache.view("k"));
+  REQUIRE(view->value() == value);
+  test::Forked child([&](test::Steps&) {
+    CHILD_REQUIRE(view->value().empty());
+    view.reset();
+    CHILD_REQUIRE(cache.stats().views == 1);
+    CHILD_REQUIRE(cache.view("k")->value() == value);  // one of its own, for a moment
+    CHILD_REQUIRE(cache.stats().views == 1);
+    return 0;
+  });
+  CHECK(child.wait() == 0);
+  CHECK(cache.stats().views == 1);
+  must(cache.remove("k"));
+  for (int i = 0; i < 3000; ++i) must(cache.set("k" + std::to_string(i), std::string(1500, 'w')));
+  CHECK(view->value() == value);
+}
+
+TEST_CASE("get_many without Redis is as many gets, whatever is asked") {
+  const TempDir folder;
+  Options options = host_options(folder, "alone", "");
+  options.key_prefix = "app:";
+  Cache cache = open(options);
+  for (int i = 0; i < 100; ++i) must(cache.set("k" + std::to_string(i), std::to_string(i * i)));
+  const std::string too_long(options.key_prefix.size() + 70'000, 'k');
+  std::vector<std::string> names;
+  for (int i = 90; i < 130; ++i) names.push_back("k" + std::to_string(i));
+  for (int i = 0; i < 3; ++i) names.push_back("k7");
+  const std::vector<std::string_view> keys(names.begin(), names.end());
+  std::vector<Lookup> lookups(keys.size());
+  for (Lookup& each : lookups) each.value = "what was there before";
+  must(cache.get_many(keys, lookups));
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const Lookup alone = must(cache.get(keys[i]));
+    CHECK(lookups[i].source == alone.source);
+    CHECK(lookups[i].value == alone.value);
+    CHECK(lookups[i].stale == alone.stale);
+  }
+  must(cache.get_many({}, {}));
+  CHECK(cache.get_many(keys, std::span(lookups).first(3)).code() == Code::kInvalidArgument);
+  // A key that cannot be is an error that does not keep the others from being answered.
+  const std::string_view some[] = {"k1", too_long, "k2", ""};
+  Lookup found[4];
+  found[1].value = "before";
+  CHECK(cache.get_many(some, found).code() == cache.get(too_long).code());
+  CHECK(found[0].value == "1");
+  CHECK(found[1].source == Source::kNone);
+  CHECK(found[1].value.empty());
+  CHECK(found[2].value == "4");
+  CHECK(found[3].source == Source::kNone);
+}
+
+TEST_CASE("max_entries bounds what is kept") {
+  const TempDir folder;
+  Options options = host_options(folder, "few", "");
+  options.max_entries = 300;
+  Cache cache = open(options);
+  for (int i = 0; i < 2000; ++i) {
+    must(cache.set("k" + std::to_string(i), "v"));
+    CHECK(value_of(cache, "k" + std::to_string(i)) == "v");
+  }
+  CHECK(cache.stats().entries <= 300);
+  CHECK(cache.stats().entries > 250);
+  CHECK(cache.stats().evictions == 2000 - cache.stats().entries);
+}
+
 TEST_CASE("a cache that was moved from answers kClosed") {
   const TempDir folder;
   Cache cache = open(host_options(folder, "alone", ""));
@@ -283,6 +394,8 @@ TEST_CASE("a cache that was moved from answers kClosed") {
   CHECK(cache.get("k").code() == Code::kClosed);
   Lookup lookup;
   CHECK(cache.get_local("k", lookup).code() == Code::kClosed);
+  CHECK(cache.get_many({}, {}).code() == Code::kClosed);
+  CHECK(cache.view("k").code() == Code::kClosed);
   CHECK(cache.set("k", "v").code() == Code::kClosed);
   CHECK(cache.set_with_invalidate("k", "v").code() == Code::kClosed);
   CHECK(cache.remove("k").code() == Code::kClosed);
@@ -455,6 +568,29 @@ TEST_CASE("default_ttl applies in Redis too") {
   CHECK(p.redis.command({"PTTL", "k"}).number > 3'500'000);
   must(p.a.cache.set("k", "v", 2h));
   CHECK(p.redis.command({"PTTL", "k"}).number > 7'000'000);
+}
+
+TEST_CASE("get_many asks Redis for what is not held, and keeps what it finds") {
+  Pair p([](Options& options) { options.push_max_bytes = 0; });  // so that b hears, but holds not
+  std::vector<std::string> names;
+  for (int i = 0; i < 50; ++i) {
+    names.push_back("k" + std::to_string(i));
+    if (i % 5 != 0) must(p.a.cache.set(names.back(), std::to_string(i)));
+  }
+  p.catch_up();
+  CHECK(value_of(p.b.cache, "k1") == "1");  // one is held already
+  const std::vector<std::string_view> keys(names.begin(), names.end());
+  std::vector<Lookup> lookups(keys.size());
+  must(p.b.cache.get_many(keys, lookups));
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    CAPTURE(i);
+    const bool there = i % 5 != 0;
+    CHECK(lookups[i].source == (i == 1 ? Source::kLocal : there ? Source::kRemote : Source::kNone));
+    CHECK(lookups[i].value == (there ? std::to_string(i) : ""));
+    CHECK(local(p.b.cache, keys[i]) == (there ? std::optional(std::to_string(i)) : std::nullopt));
+  }
+  must(p.b.cache.get_many(keys, lookups));
+  CHECK(lookups[7].source == Source::kLocal);
 }
 
 TEST_CASE("a value above push_max_bytes is announced and read, not pushed") {

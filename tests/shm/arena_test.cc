@@ -97,7 +97,10 @@ void check_best_fit(Arena& arena, const Model& model, std::uint32_t wanted) {
   REQUIRE(model.is_free({*found, wanted}));
   REQUIRE(model.begins_within_block(*found));
   const std::uint32_t length = model.length_within_block(*found);
-  if (length < wanted) return;  // goes on into the next block
+  const std::uint32_t next = *found + length;
+  const bool at_border = next % kBlockGranules == 0 && next < model.granules();
+  REQUIRE((length >= wanted || at_border));
+  if (at_border) return;  // chosen with what follows in the next block, be it nothing
   // No other stretch of this block would have done with less.
   const std::uint32_t begin = *found / kBlockGranules * kBlockGranules;
   const std::uint32_t end = std::min(begin + kBlockGranules, model.granules());

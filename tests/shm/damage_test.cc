@@ -59,7 +59,8 @@ void use_everything(Home& home, Table& table, Random& random) {
       }
       case 6: {
         std::string values[2];
-        BatchedGet gets[] = {{key, &values[0]}, {key_of(i), &values[1]}};
+        const std::string other = key_of(i);
+        BatchedGet gets[] = {{key, &values[0]}, {other, &values[1]}};
         table.get_many(gets);
         break;
       }
@@ -232,7 +233,7 @@ namespace {
 // The slot of a key in stripe 0.
 Atomic<std::uint32_t>& slot_of(Segment& segment, const std::string& key) {
   const std::uint64_t hash = segment.hash(key);
-  const KeyPlace place = place_of(segment.geometry(), hash);
+  const KeyPlace place = place_of(segment, hash);
   for (const std::uint32_t b : {place.home, place.other}) {
     for (auto& slot : segment.bucket(0, b).slots) {
       const auto entry = read_entry(segment, 0, slot.load());
@@ -243,12 +244,12 @@ Atomic<std::uint32_t>& slot_of(Segment& segment, const std::string& key) {
   return segment.bucket(0, 0).slots[0];
 }
 
-Atomic<std::uint32_t>& empty_slot_in(Segment& segment, std::uint32_t bucket) {
+// Null: the bucket is full.
+Atomic<std::uint32_t>* empty_slot_in(Segment& segment, std::uint32_t bucket) {
   for (auto& slot : segment.bucket(0, bucket).slots) {
-    if (slot.load() == 0) return slot;
+    if (slot.load() == 0) return &slot;
   }
-  FAIL("bucket " << bucket << " is full");
-  return segment.bucket(0, bucket).slots[0];
+  return nullptr;
 }
 
 // As if the owner had died: an owner word of a place that nobody has.
@@ -274,15 +275,25 @@ TEST_CASE("repair drops what cannot be trusted and keeps the rest") {
   nowhere.store(nowhere.load() | kGranuleMask);
   auto& middle = slot_of(segment, keys[2]);
   middle.store(middle.load() + 1);
-  // A second slot of a key in its own bucket, and one in a bucket where it has no business: the
-  // key stays, once.
-  const std::uint32_t twice = slot_of(segment, keys[3]).load();
-  empty_slot_in(segment, place_of(g, segment.hash(keys[3])).other).store(twice);
-  const std::uint32_t astray = slot_of(segment, keys[4]).load();
-  const KeyPlace place = place_of(g, segment.hash(keys[4]));
-  std::uint32_t strange = 0;
-  while (strange == place.home || strange == place.other) ++strange;
-  empty_slot_in(segment, strange).store(astray);
+  // A second slot of a key in its own buckets, and one in a bucket where it has no business: the
+  // keys stay, once.
+  bool twice = false;
+  bool astray = false;
+  for (std::size_t i = kDropped; i + 1 < keys.size(); ++i) {
+    const KeyPlace place = place_of(segment, segment.hash(keys[i]));
+    const std::uint32_t word = slot_of(segment, keys[i]).load();
+    const std::uint32_t strange = place.home == 0 || place.other == 0 ? 1 : 0;
+    const bool strange_is_not_its = place.home != strange && place.other != strange;
+    if (auto* empty = empty_slot_in(segment, place.other); empty != nullptr && !twice) {
+      twice = true;
+      empty->store(word);
+    } else if (empty = empty_slot_in(segment, strange); empty != nullptr && strange_is_not_its) {
+      astray = true;
+      empty->store(word);
+    }
+    if (twice && astray) break;
+  }
+  REQUIRE((twice && astray));
   CHECK_FALSE(check(segment, {.deep = true, .quiescent = false}).clean());
   // Derived words may hold anything.
   Random random(1);

@@ -41,7 +41,7 @@ std::vector<std::string> keys_of_stripe(Segment& segment, std::uint32_t stripe,
   std::vector<std::string> keys;
   for (std::uint64_t i = 0; keys.size() < how_many; ++i) {
     std::string key = "key-" + std::to_string(i);
-    if (shm::place_of(segment.geometry(), segment.hash(key)).stripe == stripe) {
+    if (shm::place_of(segment, segment.hash(key)).stripe == stripe) {
       keys.push_back(std::move(key));
     }
   }
@@ -49,11 +49,15 @@ std::vector<std::string> keys_of_stripe(Segment& segment, std::uint32_t stripe,
 }
 
 std::vector<std::string> keys_of_bucket_pair(Segment& segment, std::size_t how_many) {
+  const shm::Geometry& g = segment.geometry();
   std::vector<std::string> keys;
   for (std::uint64_t i = 0; keys.size() < how_many; ++i) {
     std::string key = "pair-" + std::to_string(i);
-    const shm::KeyPlace place = shm::place_of(segment.geometry(), segment.hash(key));
-    if (place.stripe == 0 && place.home < 2 && place.other < 2) keys.push_back(std::move(key));
+    const std::uint64_t hash = segment.hash(key);
+    const std::uint32_t home = shm::home_bucket(g.buckets_per_stripe, hash);
+    const std::uint32_t other = shm::other_bucket(g.buckets_per_stripe, hash);
+    const bool here = shm::stripe_of(g, hash) == 0 && home + other == 1;
+    if (here) keys.push_back(std::move(key));
   }
   return keys;
 }

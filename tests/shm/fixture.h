@@ -64,8 +64,8 @@ std::optional<std::string> read(shm::Table& table, std::string_view key);
 
 std::uint64_t counted(shm::Table& table, shm::Counter counter);
 
-// Keys of one stripe, or whose two buckets are the first two of stripe 0: seldom, where a stripe
-// has many buckets.
+// Keys of one stripe, or whose two buckets are the first two of stripe 0 when all of its index is
+// in use: seldom, where that is large.
 std::vector<std::string> keys_of_stripe(shm::Segment& segment, std::uint32_t stripe,
                                         std::size_t how_many);
 std::vector<std::string> keys_of_bucket_pair(shm::Segment& segment, std::size_t how_many);

@@ -6,6 +6,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <functional>
 #include <thread>
 
 #include "shm/clock.h"
@@ -447,7 +448,7 @@ TEST_CASE("a reader of a bucket that never stands still misses soon, and waits f
   for (const std::string& key : keys) REQUIRE(put(*table, key, "v") == Stored::kStored);
   auto holder = stopped_holder(home);
   Segment& segment = table->segment();
-  const KeyPlace place = place_of(segment.geometry(), segment.hash(keys[0]));
+  const KeyPlace place = place_of(segment, segment.hash(keys[0]));
   const auto stir = [&segment, place] {
     segment.bucket(place.stripe, place.home).version.fetch_add(1, std::memory_order_relaxed);
     segment.bucket(place.stripe, place.other).version.fetch_add(1, std::memory_order_relaxed);
@@ -631,6 +632,156 @@ TEST_CASE(
   MESSAGE(kills << " kills over " << stores << " stores, " << kills_while_mending
                 << " while mending, " << counted(*table, Counter::kTakeovers) << " take-overs, "
                 << counted(*table, Counter::kWipes) << " wipes");
+}
+
+namespace {
+
+// What a writer is killed in the midst of.
+struct Work {
+  const char* name;
+  std::uint64_t at_least;                                    // stores
+  std::function<void(Table&, std::uint64_t round)> prepare;  // by the parent, who lives
+  std::function<void(Table&, std::uint64_t round)> write;    // by the child
+};
+
+std::string work_key(std::uint64_t i) { return "work-" + std::to_string(i); }
+
+// Numbers tell how often the epoch had been raised.
+void put_some(Table& its, std::uint64_t from, int how_many, std::size_t least, std::size_t spread) {
+  for (int i = 0; i < how_many; ++i) {
+    const std::string key = work_key((from + static_cast<std::uint64_t>(i)) % 1500);
+    const std::uint64_t epoch = its.sample(key).epoch;
+    (void)put(its, key, test::make_value(key, epoch, least + (from + 37u * i) % spread));
+  }
+}
+
+void kill_in(const Work& work, std::uint64_t rounds) {
+  CAPTURE(std::string(work.name));
+  Home home(kSegmentMinBytes);  // one stripe
+  auto table = home.table();
+  put_some(*table, 0, 3000, 100, 700);
+  StoreCounter::Shared* shared = StoreCounter::share();
+  const auto run = [&](std::uint64_t kill_at, const std::function<void(Table&)>& what) {
+    shared->at = kill_at;
+    shared->signal = SIGKILL;
+    Forked child([&](Steps&) {
+      (void)table->processes().self();
+      StoreCounter::watch(table->segment(), shared);
+      what(*table);
+      StoreCounter::stop();
+      table->processes().leave();
+      return 0;
+    });
+    const auto status = child.wait();
+    REQUIRE((status == 0 || status == 128 + SIGKILL));
+    return status != 0;
+  };
+  // Held by the parent all the while: some values that the children overwrite.
+  std::vector<Pinned> views;
+  std::vector<std::string> pinned_values;
+  const auto repin = [&] {
+    for (const Pinned& view : views) unpin(view);
+    views.clear();
+    pinned_values.clear();
+    for (std::uint64_t i = 0; views.size() < 10 && i < 1500; ++i) {
+      const auto view = table->pin(work_key(i));
+      if (!view || view->word == nullptr) continue;
+      views.push_back(*view);
+      pinned_values.emplace_back(view->value);
+    }
+  };
+  const auto verify = [&] {
+    for (std::size_t i = 0; i < views.size(); ++i) REQUIRE((views[i].value == pinned_values[i]));
+    const std::uint64_t epoch = table->sample("k").epoch;
+    std::string value;
+    for (std::uint64_t i = 0; i < 1500; ++i) {
+      const std::string key = work_key(i);
+      if (table->get(key, value)) REQUIRE(test::number_of(key, value) == epoch);
+    }
+  };
+  work.prepare(*table, 0);
+  REQUIRE_FALSE(run(0, [&](Table& its) { work.write(its, 0); }));
+  const std::uint64_t stores = shared->stores;
+  REQUIRE(stores >= work.at_least);
+  REQUIRE(test::faults(table->segment()) == "");
+  test::Random random(rounds);
+  std::uint64_t kills = 0;
+  for (std::uint64_t round = 1; round <= rounds; ++round) {
+    CAPTURE(round);
+    work.prepare(*table, round);
+    if (round % 4 == 1) repin();
+    const std::uint64_t at = 1 + stores * (round - 1) / rounds + random.below(stores / rounds + 1);
+    kills += run(at, [&](Table& its) { work.write(its, round); });
+    if (round % 3 == 0 && table->segment().stripe(kStripe).lock.load() != 0) {
+      (void)run(1 + random.below(2000), [](Table& its) { (void)its.drop("k"); });
+    }
+    verify();
+    // Two turns of one's own: the first mends, the second ends the count of deaths.
+    (void)table->drop("k");
+    (void)table->drop("k");
+    (void)table->reap();
+    REQUIRE(test::faults(table->segment()) == "");
+    verify();
+  }
+  for (const Pinned& view : views) unpin(view);
+  for (int i = 0; i < 64; ++i) REQUIRE(put(*table, "k", "v") == Stored::kStored);
+  CHECK(totals(table->segment()).pinned_bytes == 0);
+  CHECK(test::faults(table->segment()) == "");
+  CHECK(kills > rounds / 2);
+  MESSAGE(std::string(work.name) << ": " << kills << " kills over " << stores << " stores");
+  CHECK(counted(*table, Counter::kLocksLost) == 0);
+  StoreCounter::unshare(shared);
+}
+
+}  // namespace
+
+TEST_CASE("a writer killed anywhere in an overwrite that has to evict leaves a sound stripe") {
+  kill_in({"overwrite", 100, [](Table&, std::uint64_t) {},
+           [](Table& its, std::uint64_t round) { put_some(its, round * 11, 15, 500, 900); }},
+          80);
+}
+
+TEST_CASE("a writer killed anywhere in a compaction leaves a sound stripe, nothing moved is torn") {
+  kill_in({"compaction", 300,
+           [](Table& table, std::uint64_t round) {
+             // Full again, and then half of it in holes.
+             put_some(table, round * 501, 700, 100, 300);
+             for (std::uint64_t i = 0; i < 1500; i += 2) (void)table.drop(work_key(i + round % 2));
+           },
+           [](Table& its, std::uint64_t round) { put_some(its, round, 2, 7000, 4000); }},
+          40);
+}
+
+TEST_CASE("a writer killed anywhere in the sweep after an epoch was raised leaves a sound stripe") {
+  kill_in({"sweep", 400,
+           [](Table& table, std::uint64_t round) { put_some(table, round * 77, 400, 100, 300); },
+           [](Table& its, std::uint64_t round) {
+             its.raise_epoch();
+             put_some(its, round * 13, 3, 100, 300);
+           }},
+          60);
+}
+
+TEST_CASE(
+    "a writer killed anywhere while the index of a stripe grows leaves what can be found whole") {
+  kill_in({"growth", 1000,
+           [](Table& table, std::uint64_t) {
+             table.raise_epoch();
+             (void)table.drop("k");  // empty, and so small again
+           },
+           [](Table& its, std::uint64_t round) { put_some(its, round * 13, 250, 40, 20); }},
+          60);
+}
+
+TEST_CASE("a writer killed anywhere while it sets pinned values aside leaves them as they are") {
+  kill_in({"set aside", 100,
+           [](Table& table, std::uint64_t round) { put_some(table, round * 5, 60, 100, 300); },
+           [](Table& its, std::uint64_t) {
+             // The first keys are the pinned ones.
+             for (std::uint64_t i = 0; i < 12; ++i) (void)its.drop(work_key(i));
+             put_some(its, 0, 12, 200, 300);
+           }},
+          80);
 }
 
 TEST_CASE("a bypass that is raised at any moment of a wipe is served, by that wipe or by another") {

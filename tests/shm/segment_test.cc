@@ -340,6 +340,7 @@ TEST_CASE("every field of a damaged geometry is noticed") {
   TRY(place_count);
   TRY(stripe_count);
   TRY(buckets_per_stripe);
+  TRY(index_halvings);
   TRY(guards_per_stripe);
   TRY(sketch_per_stripe);
   TRY(arena_granules);

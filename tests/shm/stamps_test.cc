@@ -30,7 +30,7 @@ struct Host {
   SyncWords& words() { return table->segment().superblock().sync; }
   std::uint32_t stripe_of(std::string_view key) {
     Segment& segment = table->segment();
-    return place_of(segment.geometry(), segment.hash(key)).stripe;
+    return place_of(segment, segment.hash(key)).stripe;
   }
   Stripe& stripe(std::string_view key) { return table->segment().stripe(stripe_of(key)); }
 

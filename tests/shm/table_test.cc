@@ -138,6 +138,22 @@ TEST_CASE("raising the epoch drops everything at once, and the table goes on") {
   CHECK(test::faults(table->segment()).empty());
 }
 
+TEST_CASE("an empty table that nobody ever asked takes entries like any other") {
+  for (const std::uint32_t policy : {kPolicyLfu, kPolicyLru}) {
+    Home home(kSegmentMinBytes, policy);
+    auto table = home.table();
+    // Some policies look at the requests at some of the inserts: here there are neither requests
+    // nor entries.
+    for (int i = 0; i < 1100; ++i) {
+      REQUIRE(put(*table, "k", "v") == Stored::kStored);
+      table->raise_epoch();
+    }
+    CHECK_FALSE(table->contains("k"));
+    CHECK(put(*table, "k", "v") == Stored::kStored);
+    CHECK(test::faults(table->segment()).empty());
+  }
+}
+
 TEST_CASE("raising the floor drops what is below it, in its epoch only") {
   Home home;
   auto table = home.table();

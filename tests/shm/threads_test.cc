@@ -45,7 +45,13 @@ TEST_CASE("readers never see half a value while writers overwrite, remove and ev
     do {
       const std::uint64_t i = random.below(kKeys);
       const std::string key = key_of(i);
-      if (!table->get(key, value)) continue;
+      if (random.one_in(4)) {
+        BatchedGet batch[] = {{key, &value}};
+        table->get_many(batch);
+        if (!batch[0].hit) continue;
+      } else if (!table->get(key, value)) {
+        continue;
+      }
       hits.fetch_add(1, std::memory_order_relaxed);
       const auto number = test::number_of(key, value);
       if (!number) {
@@ -81,6 +87,61 @@ TEST_CASE("readers never see half a value while writers overwrite, remove and ev
         100);  // bytes were used again under the readers
   CHECK(test::counted(*table, Counter::kTakeovers) == 0);
   CHECK(test::counted(*table, Counter::kLocksLost) == 0);
+  CHECK(test::faults(table->segment()).empty());
+}
+
+TEST_CASE(
+    "what a thread has pinned never changes under it while writers overwrite, remove and evict") {
+  Home home(kSegmentMinBytes);
+  auto table = home.table(std::chrono::seconds(10));
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> wrong{0};
+  std::atomic<std::uint64_t> pinned{0};
+  const auto write = [&](std::uint64_t self) {
+    Random random(self);
+    for (std::uint64_t number = 1; number <= 4000; ++number) {
+      const std::string key = key_of(random.below(60) * 2 + self);
+      if (random.one_in(16)) {
+        test::erase(*table, key);
+      } else {
+        test::put(*table, key, test::make_value(key, number, 24 + random.below(6000)));
+      }
+      if (number % 1500 == 0) table->raise_epoch();
+    }
+  };
+  const auto look = [&](std::uint64_t self) {
+    Random random(100 + self);
+    std::vector<std::pair<std::string, Pinned>> views;
+    do {
+      std::string key = key_of(random.below(120));
+      const auto view = table->pin(key);
+      if (!view) {
+        wrong.fetch_add(1);
+      } else if (view->word != nullptr) {
+        pinned.fetch_add(1, std::memory_order_relaxed);
+        views.emplace_back(std::move(key), *view);
+      }
+      if (views.size() < 8) continue;
+      for (const auto& [name, held] : views) {
+        if (!test::number_of(name, held.value)) wrong.fetch_add(1);
+        unpin(held);
+      }
+      views.clear();
+    } while (!stop.load(std::memory_order_relaxed));
+    for (const auto& [name, held] : views) unpin(held);
+  };
+  std::vector<std::thread> writers;
+  std::vector<std::thread> readers;
+  for (std::uint64_t i = 0; i < 2; ++i) readers.emplace_back(look, i);
+  for (std::uint64_t i = 0; i < 2; ++i) writers.emplace_back(write, i);
+  for (std::thread& writer : writers) writer.join();
+  stop.store(true);
+  for (std::thread& reader : readers) reader.join();
+  CHECK(wrong.load() == 0);
+  CHECK(pinned.load() > 100);
+  CHECK(totals(table->segment()).pins == 0);
+  for (int i = 0; i < 64; ++i) CHECK(test::put(*table, "k", "v") == Stored::kStored);
+  CHECK(totals(table->segment()).pinned_bytes == 0);
   CHECK(test::faults(table->segment()).empty());
 }
 
