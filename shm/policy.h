@@ -72,6 +72,12 @@ class Policy {
  public:
   virtual ~Policy() = default;
 
+  // An insert of this key is coming: fetches ahead what `on_insert` will look at. Best before room
+  // is made for it.
+  virtual void expect(PolicyView& view, std::uint64_t hash) const noexcept {
+    static_cast<void>(view), static_cast<void>(hash);
+  }
+
   // The word of an entry that is being inserted under a key that the stripe does not hold. (An
   // overwrite is a use: it keeps the slot's word and counts like a hit.) Before or after
   // `view.entries` counts it.
@@ -86,8 +92,9 @@ class Policy {
   // says that the stripe is full: never ask for another reason.
   virtual SlotRef victim(PolicyView& view) const noexcept = 0;
 
-  // An entry was evicted, by the choice of `victim` or of `worth`. `hash` is that of its key, the
-  // one that `on_insert` gets.
+  // An entry was evicted (its slot is cleared, and its word had better be set to 0: words of empty
+  // slots are passed over, and one that is not 0 costs a second search), by the choice of `victim`
+  // or of `worth`. `hash` is that of its key, the one that `on_insert` gets.
   virtual void on_evict(PolicyView& view, std::uint16_t use, std::uint64_t hash) const noexcept = 0;
 
   // An entry left for another reason: removed, expired, found damaged.
@@ -113,6 +120,13 @@ inline std::uint32_t count_insert(PolicyView& view, std::uint32_t ticks_per_turn
     words.inserts.store(inserts + 1, std::memory_order_relaxed);
   }
   return tick;
+}
+
+// Fetches the buckets that the next search of a hand will begin with.
+inline void prefetch_buckets(const PolicyView& view, std::uint32_t from,
+                             std::uint32_t count) noexcept {
+  const auto end = std::min<std::size_t>(std::size_t{from} + count, view.buckets.size());
+  for (std::size_t i = from; i < end; ++i) __builtin_prefetch(&view.buckets[i]);
 }
 
 inline constexpr std::uint32_t kPolicyLfu = 0;

@@ -6,6 +6,7 @@
 // neighbours are strangers to each other. A hand sweeps the stripe and comes by everyone in turn.
 //
 // The word of a slot: {region:2, frequency:4, tick of the last counted use:10}.
+//   nowhere     the slot is empty, or should be
 //   window      came in lately
 //   probation   in the main part, not used there
 //   protected   in the main part and used there: preferred to those on probation, whatever their
@@ -24,8 +25,12 @@
 // spent on such tries, and each costs a loop what it had.
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
+#include <utility>
 
+#include "shm/lanes.h"
 #include "shm/policy.h"
+#include "shm/racy_copy.h"
 #include "shm/sketch.h"
 
 namespace larder::shm {
@@ -55,7 +60,7 @@ constexpr std::uint32_t kSampleTurnovers = 5;  // requests between two steps, in
 constexpr std::uint64_t kLeastCapacity = 64;   // fewer make no sample
 constexpr std::uint32_t kInsertsPerQuestion = 256;
 
-enum Region : std::uint32_t { kWindow = 0, kProbation = 1, kProtected = 2 };  // 3: protected too
+enum Region : std::uint32_t { kNowhere = 0, kWindow = 1, kProbation = 2, kProtected = 3 };
 
 constexpr std::uint16_t make_use(std::uint32_t region, std::uint32_t frequency,
                                  std::uint32_t tick) {
@@ -136,44 +141,100 @@ void consider_climbing(const PolicyView& view) {
 
 // ---- choosing ---------------------------------------------------------------------------------
 
-// The best found so far of a kind, as {1, rank:15, bucket of the search:8 and slot:4}; 0: none.
-using Pick = std::uint32_t;
-constexpr std::uint32_t kPickFound = 1u << 31;
-
-constexpr Pick make_pick(std::uint32_t rank, std::uint32_t bucket, std::uint32_t slot) {
-  return kPickFound | rank << 12 | bucket << 4 | slot;
-}
+// The entry of the highest rank so far, or none.
+struct Pick {
+  std::uint32_t rank = 0;  // 0: none
+  SlotRef at;
+  bool none() const { return rank == 0; }
+};
 
 struct Sample {
-  Pick candidate = 0;  // the oldest of the window; of equals, the least used
-  Pick victim = 0;  // the least used on probation, of equals the oldest; else the oldest protected
+  Pick candidate;  // the oldest of the window; of equals, the least used
+  Pick victim;     // the least used that is not sheltered, or else the oldest that is
   std::uint32_t window = 0;
+};
+
+// The ranks of eight words, 0 for those that are out of the question.
+struct Ranks {
+  Lanes candidate;
+  Lanes victim;
+  Lanes in_window;
+};
+
+Ranks rank(Lanes use, std::uint32_t tick) {
+  const Lanes age = (all(tick) - use) & all(kUseTickMask);
+  const Lanes epochs = all(epoch_at(tick)) - (use >> kEpochTickBits);  // modulo 8
+  // Halved once for each epoch, that is by its bits.
+  Lanes frequency = use >> 10 & all(kMaxFrequency);
+  frequency = select(equal(epochs & all(1), all(1)), frequency >> 1, frequency);
+  frequency = select(equal(epochs & all(2), all(2)), frequency >> 2, frequency);
+  frequency = select(equal(epochs & all(4), all(4)), Lanes{}, frequency);
+  const Lanes unused = all(kMaxFrequency) - frequency;
+  const Lanes by_age = (age << 4 | unused) + all(1);
+  const Lanes by_use = all(1 << 14) | unused << 10 | age;
+  const Lanes region = use >> 14;
+  const Lanes in_window = equal(region, all(kWindow));
+  const Lanes sheltered = equal(region, all(kProtected)) & less(age, all(kShelterTicks));
+  return {.candidate = by_age & in_window,
+          .victim = select(sheltered, by_age, by_use) & less(all(kWindow), region),
+          .in_window = in_window};
+}
+
+// The highest rank that was met in each lane, and where.
+class Best {
+ public:
+  void meet(Lanes ranks, std::uint32_t group) {
+    const Lanes higher = less(ranks_, ranks);
+    ranks_ = select(higher, ranks, ranks_);
+    groups_ = select(higher, all(group), groups_);
+  }
+  // As {rank, number of the word}.
+  std::pair<std::uint32_t, std::uint32_t> get() const {
+    std::uint32_t best = 0;
+    for (std::uint32_t i = 1; i < kLanes; ++i) best = ranks_[i] > ranks_[best] ? i : best;
+    return {ranks_[best], groups_[best] * kLanes + best};
+  }
+
+ private:
+  Lanes ranks_{};
+  Lanes groups_{};
 };
 
 class Search {
  public:
-  Search(PolicyView& view)
+  explicit Search(PolicyView& view)
       : view_(view),
         tick_(view.tick.load(kRelaxed)),
         count_(static_cast<std::uint32_t>(view.buckets.size())),
         begin_(view.words.hand.load(kRelaxed) % count_),
         sampled_(std::min(kSampleBuckets, count_)) {}
 
+  // Words of empty slots may be stale: one that is picked is cleaned, and there is another search.
   Sample sample() const {
-    Sample found;
-    for (std::uint32_t i = 0; i < sampled_; ++i) look_at(i, found);
+    Sample found = search();
+    for (std::uint32_t i = 0; i < kSampleBuckets * kSlotsPerBucket; ++i) {
+      if (clean(found.candidate) && clean(found.victim)) break;
+      found = search();
+    }
     return found;
   }
 
   // A candidate beyond the sample.
   Pick look_further() const {
-    Sample found;
+    Pick oldest;
     const std::uint32_t end = std::min(kLookBuckets, count_);
-    for (std::uint32_t i = sampled_; i < end && found.candidate == 0; ++i) look_at(i, found);
-    return found.candidate;
+    for (std::uint32_t i = sampled_; i < end && oldest.none(); ++i) {
+      const Bucket& line = bucket(i);
+      for (std::uint32_t slot = 0; slot < kSlotsPerBucket; ++slot) {
+        const std::uint16_t use = line.use[slot].load(kRelaxed);
+        if (region_of(use) != kWindow || line.slots[slot].load(kRelaxed) == 0) continue;
+        if (age_of(use, tick_) >= oldest.rank) oldest = {age_of(use, tick_) + 1, {index(i), slot}};
+      }
+    }
+    return oldest;
   }
 
-  // Anything at all.
+  // Anything at all. It is nowhere by its word, so it cannot have been found.
   SlotRef first_taken() const {
     for (std::uint32_t i = 0; i < count_; ++i) {
       for (std::uint32_t slot = 0; slot < kSlotsPerBucket; ++slot) {
@@ -183,45 +244,80 @@ class Search {
     return {begin_, 0};
   }
 
-  SlotRef place(Pick pick) const { return {index(pick >> 4 & 0xff), pick & 0xf}; }
-  Atomic<std::uint16_t>& use(Pick pick) const { return bucket(pick >> 4 & 0xff).use[pick & 0xf]; }
-  std::uint32_t frequency(Pick pick) const { return frequency_of(use(pick).load(kRelaxed), tick_); }
-  void move_to_main(Pick pick) const {
-    // A reader may count a hit at this moment.
-    use(pick).fetch_or(kProbation << 14, kRelaxed);
+  std::uint32_t frequency(const Pick& pick) const {
+    return frequency_of(use(pick.at).load(kRelaxed), tick_);
+  }
+  void move_to_main(const Pick& pick) const {
+    Atomic<std::uint16_t>& word = use(pick.at);
+    std::uint16_t was = word.load(kRelaxed);
+    // A reader may count a hit at this moment; if so, the entry deserves to stay where it is.
+    word.compare_exchange_strong(
+        was, make_use(kProbation, was >> 10 & kMaxFrequency, was & kUseTickMask), kRelaxed);
   }
 
-  // Whether the hand came round.
+  // Whether the hand came round. What comes next is fetched meanwhile.
   bool advance_hand() const {
     const bool round = begin_ + sampled_ >= count_;
-    view_.words.hand.store(round ? 0 : begin_ + sampled_, kRelaxed);
+    const std::uint32_t hand = round ? 0 : begin_ + sampled_;
+    view_.words.hand.store(hand, kRelaxed);
+    prefetch_buckets(view_, hand, kSampleBuckets);
     return round;
   }
 
+  // Damage may have left an entry nowhere, where it would stay for good. One bucket a time.
+  void find_lost() const {
+    const std::uint32_t i = tick_ % sampled_;
+    for (std::uint32_t slot = 0; slot < kSlotsPerBucket; ++slot) {
+      Atomic<std::uint16_t>& word = bucket(i).use[slot];
+      if (region_of(word.load(kRelaxed)) != kNowhere) continue;
+      if (bucket(i).slots[slot].load(kRelaxed) == 0) continue;
+      word.store(make_use(kProbation, 0, tick_), kRelaxed);
+    }
+  }
+
  private:
+  static constexpr std::uint32_t kSlots = kSlotsPerBucket;
+  static constexpr std::uint32_t kWords = kSampleBuckets * kSlots;
+  static_assert(kWords % kLanes == 0);
+
   std::uint32_t index(std::uint32_t i) const {
     return begin_ + i < count_ ? begin_ + i : begin_ + i - count_;
   }
   Bucket& bucket(std::uint32_t i) const { return view_.buckets[index(i)]; }
+  Atomic<std::uint16_t>& use(SlotRef at) const { return view_.buckets[at.bucket].use[at.slot]; }
 
-  void look_at(std::uint32_t i, Sample& found) const {
-    const Bucket& line = bucket(i);
-    for (std::uint32_t slot = 0; slot < kSlotsPerBucket; ++slot) {
-      const std::uint32_t use = line.use[slot].load(kRelaxed);
-      const bool taken = line.slots[slot].load(kRelaxed) != 0;
-      const std::uint32_t region = region_of(use);
-      const std::uint32_t age = (tick_ - use) & kUseTickMask;
-      const std::uint32_t unused = kMaxFrequency - frequency_of(use, tick_);
-      const std::uint32_t by_age = age << 4 | unused;
-      const std::uint32_t by_use = 1u << 14 | unused << 10 | age;
-      const bool sheltered = region == kWindow || (region != kProbation && age < kShelterTicks);
-      const Pick pick = make_pick(sheltered ? by_age : by_use, i, slot);
-      const bool in_window = taken && region == kWindow;
-      const bool in_main = taken && region != kWindow;
-      found.window += in_window;
-      found.candidate = std::max(found.candidate, in_window ? pick : 0);
-      found.victim = std::max(found.victim, in_main ? pick : 0);
+  Sample search() const {
+    std::uint16_t words[kWords] = {};
+    for (std::uint32_t i = 0; i < sampled_; ++i) {
+      copy_from_shared(words + i * kSlots, bucket(i).use, sizeof bucket(i).use);
     }
+    Best candidate;
+    Best victim;
+    Lanes in_window{};
+    for (std::uint32_t group = 0; group < kWords / kLanes; ++group) {
+      Lanes use;
+      std::memcpy(&use, words + group * kLanes, sizeof use);
+      const Ranks ranks = rank(use, tick_);
+      candidate.meet(ranks.candidate, group);
+      victim.meet(ranks.victim, group);
+      in_window -= ranks.in_window;
+    }
+    Sample found{.candidate = pick(candidate), .victim = pick(victim)};
+    for (std::uint32_t i = 0; i < kLanes; ++i) found.window += in_window[i];
+    return found;
+  }
+
+  Pick pick(const Best& best) const {
+    const auto [rank, number] = best.get();
+    return {rank, {index(number / kSlots), number % kSlots}};
+  }
+
+  // False: the slot is empty.
+  bool clean(const Pick& pick) const {
+    if (pick.none()) return true;
+    if (view_.buckets[pick.at.bucket].slots[pick.at.slot].load(kRelaxed) != 0) return true;
+    use(pick.at).store(0, kRelaxed);
+    return false;
   }
 
   PolicyView& view_;
@@ -242,6 +338,7 @@ class Lfu final : public Policy {
     words.unasked.store(unasked < kInsertsPerQuestion ? unasked : 0, kRelaxed);
     if (unasked >= kInsertsPerQuestion) consider_climbing(view);
 
+    write_pending(view);
     const std::uint32_t frequency = std::min(recall(view, hash, tick) + 1, kMaxFrequency);
     // While there is room nobody has to compete: the main part fills first.
     const std::uint32_t full = words.full.load(kRelaxed);
@@ -250,6 +347,10 @@ class Lfu final : public Policy {
     }
     words.window.store(words.window.load(kRelaxed) + 1, kRelaxed);
     return make_use(kWindow, frequency, tick);
+  }
+
+  void expect(PolicyView& view, std::uint64_t hash) const noexcept override {
+    if (view.sketch.size() >= SketchLine::kWords) SketchLine::prefetch(view.sketch, hash);
   }
 
   std::uint16_t on_hit(std::uint16_t use, std::uint32_t tick) const noexcept override {
@@ -264,15 +365,16 @@ class Lfu final : public Policy {
         std::clamp(words.window_limit.load(kRelaxed), target, view.entries + target);
     std::uint32_t window = std::min(words.window.load(kRelaxed), view.entries);
     const Search search(view);
+    search.find_lost();
     Sample found = search.sample();
     const std::uint32_t seen = found.window;
     // When the target shrinks, what is too many in the window moves to the main part uncontested,
     // a few at a time. Some slack, because with entries of all sizes their number varies.
     const std::uint32_t slack = target / 2 + 2;
     for (std::uint32_t i = 0; i < kMovesPerVictim; ++i) {
-      if (found.candidate == 0 && window >= target) found.candidate = search.look_further();
+      if (found.candidate.none() && window >= target) found.candidate = search.look_further();
       const bool shrinks = limit > target && window > target;
-      if (found.candidate == 0 || !(shrinks || window > target + slack)) break;
+      if (found.candidate.none() || !(shrinks || window > target + slack)) break;
       search.move_to_main(found.candidate);
       --window;
       if (shrinks) --limit;
@@ -286,12 +388,13 @@ class Lfu final : public Policy {
 
   void on_evict(PolicyView& view, std::uint16_t use, std::uint64_t hash) const noexcept override {
     on_remove(view, use);
-    const std::uint32_t tick = view.tick.load(kRelaxed);
-    const std::uint32_t frequency = frequency_of(use, tick);
+    write_pending(view);
+    const std::uint32_t frequency = frequency_of(use, view.tick.load(kRelaxed));
     if (frequency == 0 || view.sketch.size() < SketchLine::kWords) return;
-    SketchLine line(view.sketch, hash, epoch_at(tick));
-    line.put(frequency);
-    line.store();
+    // Its line is seldom in the cache: it is fetched now and written by the next call.
+    view.words.pending_hash.store(hash, kRelaxed);
+    view.words.pending_frequency.store(frequency, kRelaxed);
+    SketchLine::prefetch(view.sketch, hash);
   }
 
   void on_remove(PolicyView& view, std::uint16_t use) const noexcept override {
@@ -310,6 +413,16 @@ class Lfu final : public Policy {
     const std::uint32_t frequency = line.take();
     if (frequency != 0) line.store();
     return frequency;
+  }
+
+  static void write_pending(PolicyView& view) noexcept {
+    const std::uint32_t frequency = view.words.pending_frequency.load(kRelaxed);
+    if (frequency == 0 || view.sketch.size() < SketchLine::kWords) return;
+    view.words.pending_frequency.store(0, kRelaxed);
+    SketchLine line(view.sketch, view.words.pending_hash.load(kRelaxed),
+                    epoch_at(view.tick.load(kRelaxed)));
+    line.put(frequency);
+    line.store();
   }
 
   static std::uint32_t window_target(const PolicyView& view, std::uint32_t full) noexcept {
@@ -343,15 +456,15 @@ class Lfu final : public Policy {
   // Candidate against victim: who was used more often stays, at a draw who was there before.
   static SlotRef choose(PolicyView& view, const Search& search, const Sample& found,
                         bool contest) noexcept {
-    if (found.candidate == 0 && found.victim == 0) return search.first_taken();
-    if (found.victim == 0) return search.place(found.candidate);
-    if (found.candidate == 0 || !contest) return search.place(found.victim);
+    if (found.candidate.none() && found.victim.none()) return search.first_taken();
+    if (found.victim.none()) return found.candidate.at;
+    if (found.candidate.none() || !contest) return found.victim.at;
     if (search.frequency(found.candidate) <= search.frequency(found.victim)) {
-      return search.place(found.candidate);
+      return found.candidate.at;
     }
     search.move_to_main(found.candidate);
     on_moved(view);
-    return search.place(found.victim);
+    return found.victim.at;
   }
 
   static void on_moved(PolicyView& view) noexcept {

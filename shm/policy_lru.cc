@@ -42,6 +42,7 @@ class Lru final : public Policy {
       bucket = bucket + 1 == count ? 0 : bucket + 1;
     }
     view.words.hand.store(bucket, kRelaxed);
+    prefetch_buckets(view, bucket, kSampleBuckets);
     return oldest;
   }
 

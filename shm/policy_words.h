@@ -17,6 +17,8 @@ struct alignas(64) PolicyWords {
   std::atomic<std::uint32_t> window_limit;  // what it may still hold; shrinks step by step
   std::atomic<std::uint32_t> window_seen;   // window entries met since the hand passed bucket 0
   std::atomic<std::uint32_t> unasked;       // inserts since the request totals were last asked for
+  std::atomic<std::uint32_t> pending_frequency;  // of an evicted key, for the sketch; 0: none
+  std::atomic<std::uint64_t> pending_hash;
 };
 static_assert(sizeof(PolicyWords) == 64);
 

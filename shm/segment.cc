@@ -129,14 +129,14 @@ Geometry place_parts(Geometry g) {
   return g;
 }
 
-// Few and large: a value of 8 MiB fits, large and small values even out, and a stripe holds enough
-// entries to choose victims among. But at least some, so that writers seldom meet.
+// Few and large: a value of 8 MiB fits from 64 MiB on, large and small values even out, and a
+// stripe holds enough entries to choose victims among. But at least some, so that writers seldom
+// meet.
 std::uint32_t stripes_for(std::uint64_t bytes, std::uint64_t max_entries) {
   constexpr std::uint64_t kMiB = 1 << 20;
   constexpr std::uint64_t kLeastEntries = 256;
-  std::uint64_t stripes = std::max({std::min<std::uint64_t>(bytes / (2 * kMiB), 8),
-                                    std::min<std::uint64_t>(bytes / (8 * kMiB), 16),
-                                    bytes / (16 * kMiB), std::uint64_t{1}});
+  std::uint64_t stripes = std::max(
+      {std::min<std::uint64_t>(bytes / (2 * kMiB), 4), bytes / (16 * kMiB), std::uint64_t{1}});
   if (max_entries != 0) {
     stripes = std::min(stripes, std::max<std::uint64_t>(max_entries / kLeastEntries, 1));
     stripes = std::max(stripes, std::bit_ceil(bytes / (32 * kMiB) + 1));  // what slots can address
@@ -149,11 +149,11 @@ constexpr std::uint32_t kLeastBuckets = 8;  // in use, of a stripe
 // Enough for entries of 150 bytes and more; with a bound on entries, for that many.
 std::uint32_t buckets_for(std::uint64_t bytes, std::uint64_t max_entries, std::uint32_t stripes) {
   constexpr std::uint64_t kIndexShare = 29;     // of the segment
-  constexpr std::uint64_t kMostIndexShare = 4;  // of it, however many entries are asked for
+  constexpr std::uint64_t kMostIndexShare = 5;  // of it, however many entries are asked for
   constexpr std::uint64_t kSlotsInUse = 85;     // percent
   std::uint64_t buckets = bytes / kIndexShare / stripes / sizeof(Bucket);
   if (max_entries != 0) {
-    buckets = std::min(max_entries * 100 / kSlotsInUse / kSlotsPerBucket / stripes + 1,
+    buckets = std::min(max_entries / stripes * 100 / kSlotsInUse / kSlotsPerBucket + 1,
                        bytes / kMostIndexShare / stripes / sizeof(Bucket));
   }
   return static_cast<std::uint32_t>(std::max<std::uint64_t>(buckets, kLeastBuckets));
@@ -175,10 +175,8 @@ Result<Geometry> plan_geometry(std::uint64_t bytes, std::uint64_t max_entries) {
   g.stripe_count = stripes_for(bytes, max_entries);
   g.buckets_per_stripe = buckets_for(bytes, max_entries, g.stripe_count);
   while (g.buckets_per_stripe >> (g.index_halvings + 1) >= kLeastBuckets) ++g.index_halvings;
-  // A multiple of it; with a bound on entries there must be room for all of them.
   const std::uint32_t step = 1u << g.index_halvings;
-  if (max_entries != 0) g.buckets_per_stripe += step - 1;
-  g.buckets_per_stripe &= ~(step - 1);
+  g.buckets_per_stripe = (g.buckets_per_stripe + step - 1) & ~(step - 1);
   g.guards_per_stripe = std::max(16u, std::bit_floor(g.buckets_per_stripe / 8));
   g.sketch_per_stripe = policy_sketch_words(g.buckets_per_stripe);
   const std::uint64_t before = place_parts(g).maps_offset;

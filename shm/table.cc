@@ -155,7 +155,8 @@ class Table::Impl {
     const Wanted wanted = reader_.want(key);
     Pinned pinned;
     const bool found = read(wanted, true, [&](const Seen& seen) {
-      word->store(make_pin(wanted.stripe, seen.granule), kRelaxed);
+      pinned.pin = make_pin(wanted.stripe, seen.granule);
+      word->store(pinned.pin, kRelaxed);
       // Either the version that is read after this shows that the entry went, or who frees its run
       // sees the pin.
       std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -408,8 +409,10 @@ Result<Pinned> Table::pin(std::string_view key) { return impl_->pin(key); }
 void unpin(const Pinned& pinned) noexcept {
   // A forked child's view is its parent's: the word is not the child's to clear.
   if (pinned.word == nullptr || pinned.generation != fork_generation()) return;
+  // Only if it is still ours: a process that was taken for dead has lost its place to another.
   // release: whoever sees the word cleared may write where the value was.
-  pinned.word->store(0, std::memory_order_release);
+  std::uint64_t mine = pinned.pin;
+  pinned.word->compare_exchange_strong(mine, 0, std::memory_order_release, kRelaxed);
 }
 
 Sample Table::sample(std::string_view key) const {

@@ -52,6 +52,7 @@ struct BatchedGet {
 struct Pinned {
   std::string_view value;
   Atomic<std::uint64_t>* word = nullptr;  // null: a miss
+  std::uint64_t pin = 0;                  // what the word holds meanwhile
   std::uint64_t generation = 0;           // of the process that pinned it, see fork.h
 };
 

@@ -79,7 +79,9 @@ std::optional<std::uint32_t> Writer::allocate(std::uint32_t granules) {
     const Run hole = arena_.stretch_around(freed_, granules);
     if (arena_.is_free({hole.start, granules})) return take(hole.start, granules);
     if (free_granules() < enough) continue;
-    if (const auto start = compact(granules)) return take(*start, granules);
+    // More than is asked for, so that the next ones find room too.
+    const std::uint32_t more = std::min(kCompactStep, g_.arena_granules / kSlackShare);
+    if (const auto start = compact(std::max(granules, more))) return take(*start, granules);
   }
   // Nothing is left, and still no room: pins hold it back, or the map says too much.
   rebuild();
@@ -196,16 +198,18 @@ bool Writer::move_away(std::uint32_t start) {
 
 // ---- pins -------------------------------------------------------------------------------------
 
+// seq_cst: after the version rose, see unlink(); either the pin is seen here, or who pins sees
+// that.
 bool Writer::is_pinned(Run run) const {
   const Superblock& block = segment_.superblock();
   const std::uint64_t pin = make_pin(index_, run.start);
   for (std::uint32_t word = 0; word * 64 < g_.place_count; ++word) {
-    std::uint64_t places = block.pinners[word].load(std::memory_order_acquire);
+    std::uint64_t places = block.pinners[word].load(std::memory_order_seq_cst);
     for (; places != 0; places &= places - 1) {
       const std::uint32_t place = word * 64 + static_cast<std::uint32_t>(__builtin_ctzll(places));
       if (place >= g_.place_count) break;
       for (const auto& each : segment_.place(place).pins) {
-        if (each.load(std::memory_order_acquire) == pin) return true;
+        if (each.load(std::memory_order_seq_cst) == pin) return true;
       }
     }
   }

@@ -191,6 +191,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (pinned->word == nullptr) return view;
     view.value_ = pinned->value;
     view.word_ = pinned->word;
+    view.pin_ = pinned->pin;
     view.generation_ = pinned->generation;
     view.stale_ = !was_in_sync;
     if (view.stale_) table_.count(Counter::kStaleHits);
@@ -541,6 +542,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 View::View(View&& other) noexcept
     : value_(std::exchange(other.value_, {})),
       word_(std::exchange(other.word_, nullptr)),
+      pin_(other.pin_),
       generation_(other.generation_),
       stale_(other.stale_) {}
 
@@ -548,13 +550,14 @@ View& View::operator=(View&& other) noexcept {
   View taken(std::move(other));
   std::swap(value_, taken.value_);
   std::swap(word_, taken.word_);
+  std::swap(pin_, taken.pin_);
   std::swap(generation_, taken.generation_);
   std::swap(stale_, taken.stale_);
   return *this;
 }
 
 View::~View() {
-  shm::unpin({value_, static_cast<shm::Atomic<std::uint64_t>*>(word_), generation_});
+  shm::unpin({value_, static_cast<shm::Atomic<std::uint64_t>*>(word_), pin_, generation_});
 }
 
 std::string_view View::value() const noexcept {

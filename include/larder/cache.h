@@ -72,6 +72,7 @@ class LARDER_API View {
   friend class Cache;
   std::string_view value_;
   void* word_ = nullptr;
+  std::uint64_t pin_ = 0;
   std::uint64_t generation_ = 0;
   bool stale_ = false;
 };

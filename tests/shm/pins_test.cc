@@ -310,10 +310,7 @@ TEST_CASE("a forked child does not unpin what its parent holds") {
   expect_all_released(*table);
 }
 
-// Known defect: unpin() clears its word whoever's it is by now. The mark below fails once that is
-// mended, and goes then.
-TEST_CASE("who was taken for dead does not unpin what a newcomer in its place holds" *
-          doctest::expected_failures(1)) {
+TEST_CASE("who was taken for dead does not unpin what a newcomer in its place holds") {
   Home home(kSegmentMinBytes);
   auto table = home.table();
   auto newcomer = home.table();
