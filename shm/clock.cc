@@ -11,7 +11,9 @@ std::uint64_t now_ms() noexcept {
 
 namespace detail {
 
-std::atomic<std::uint64_t> looked_ms{0};
+constexpr std::uint64_t kFarMs = 2000;
+
+std::atomic<std::uint64_t> far_ms{0};
 std::atomic<std::int64_t> looked_second{-1};
 
 // Threads may race; each stores a time before the second that vouches for it.
@@ -19,7 +21,7 @@ bool look_whether_past(std::uint64_t deadline_ms) noexcept {
   const std::int64_t second = ::time(nullptr);
   const std::uint64_t now = now_ms();
   if (looked_second.load(std::memory_order_relaxed) != second) {
-    looked_ms.store(now, std::memory_order_relaxed);
+    far_ms.store(now + kFarMs, std::memory_order_relaxed);
     looked_second.store(second, std::memory_order_release);
   }
   return deadline_ms <= now;

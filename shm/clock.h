@@ -11,8 +11,10 @@ namespace larder::shm {
 std::uint64_t now_ms() noexcept;  // CLOCK_BOOTTIME
 
 namespace detail {
-extern std::atomic<std::uint64_t> looked_ms;     // what now_ms() said
-extern std::atomic<std::int64_t> looked_second;  // in this second of time()
+// A deadline after far_ms is not past while time() says looked_second. Hidden: reached without a
+// table of addresses.
+[[gnu::visibility("hidden")]] extern std::atomic<std::uint64_t> far_ms;
+[[gnu::visibility("hidden")]] extern std::atomic<std::int64_t> looked_second;
 bool look_whether_past(std::uint64_t deadline_ms) noexcept;
 }  // namespace detail
 
@@ -20,10 +22,9 @@ bool look_whether_past(std::uint64_t deadline_ms) noexcept;
 // a get, but a look at which second it is costs next to nothing, and says that a deadline which was
 // two seconds off when the second began is not past.
 inline bool is_past(std::uint64_t deadline_ms) noexcept {
-  constexpr std::uint64_t kFarMs = 2000;
-  // acquire: the time read next is at least as new as this second.
-  if (detail::looked_second.load(std::memory_order_acquire) == ::time(nullptr) &&
-      deadline_ms > detail::looked_ms.load(std::memory_order_relaxed) + kFarMs) [[likely]] {
+  // acquire: far_ms, read next, is at least as new as this second.
+  if (::time(nullptr) == detail::looked_second.load(std::memory_order_acquire) &&
+      deadline_ms > detail::far_ms.load(std::memory_order_relaxed)) [[likely]] {
     return false;
   }
   return detail::look_whether_past(deadline_ms);

@@ -73,8 +73,11 @@ inline bool is_expired(const EntryHeader& header) noexcept {
 // Where a key lives: a stripe, and two of the `buckets` in use there. The home is filled first, the
 // other takes what the home has no slot for. With twice the buckets, what was in bucket b is in 2b
 // or 2b + 1.
+inline std::uint32_t stripe_of(std::uint32_t mask, std::uint64_t hash) noexcept {
+  return static_cast<std::uint32_t>(hash) & mask;
+}
 inline std::uint32_t stripe_of(const Geometry& g, std::uint64_t hash) noexcept {
-  return static_cast<std::uint32_t>(hash) & (g.stripe_count - 1);
+  return stripe_of(g.stripe_count - 1, hash);
 }
 inline std::uint32_t home_bucket(std::uint32_t buckets, std::uint64_t hash) noexcept {
   const auto bits = static_cast<std::uint32_t>(hash >> 16);

@@ -7,7 +7,8 @@
 namespace larder::shm {
 
 namespace detail {
-extern std::atomic<std::uint64_t>* wiped_page;  // the kernel hands a child this page full of zeros
+// The kernel hands a child this page full of zeros. Hidden: reached without a table of addresses.
+[[gnu::visibility("hidden")]] extern std::atomic<std::uint64_t>* wiped_page;
 std::uint64_t new_generation() noexcept;
 }  // namespace detail
 
@@ -17,6 +18,14 @@ std::uint64_t new_generation() noexcept;
 inline std::uint64_t fork_generation() noexcept {
   const std::uint64_t here = detail::wiped_page->load(std::memory_order_acquire);
   return here != 0 ? here : detail::new_generation();
+}
+
+// Of nobody yet. Not 0, which is what the page holds in a child that never asked.
+inline constexpr std::uint64_t kNoGeneration = UINT64_MAX;
+
+// Is `generation`, which fork_generation() once said, or kNoGeneration, this process's?
+inline bool is_here(std::uint64_t generation) noexcept {
+  return detail::wiped_page->load(std::memory_order_acquire) == generation;
 }
 
 }  // namespace larder::shm

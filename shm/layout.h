@@ -263,9 +263,12 @@ inline constexpr std::size_t kSlotsPerBucket = 10;
 
 // Of a stripe's index word. While it grows, keys may be missing from where they belong.
 inline constexpr std::uint32_t kIndexGrowing = 1u << 31;
-inline std::uint32_t buckets_in_use(const Geometry& g, std::uint32_t index_word) noexcept {
+inline std::uint32_t buckets_in_use(std::uint32_t most, std::uint32_t index_word) noexcept {
   const std::uint32_t buckets = index_word & ~kIndexGrowing;
-  return buckets < g.buckets_per_stripe ? buckets : g.buckets_per_stripe;
+  return buckets < most ? buckets : most;
+}
+inline std::uint32_t buckets_in_use(const Geometry& g, std::uint32_t index_word) noexcept {
+  return buckets_in_use(g.buckets_per_stripe, index_word);
 }
 
 // One cache line. A key lives in one of two buckets, see home_bucket().

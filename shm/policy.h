@@ -59,7 +59,7 @@ struct PolicyView {
   std::span<Atomic<std::uint64_t>> sketch;  // of this stripe, policy_sketch_words() long
   std::uint32_t entries = 0;                // in this stripe now
   std::uint64_t capacity = 0;               // of the whole segment, in entries; an estimate will do
-  RequestTotals (*totals)(const void* context) noexcept = nullptr;  // every 256 inserts at most
+  RequestTotals (*totals)(const void* context) noexcept = nullptr;  // once in 32 to 1024 inserts
   const void* context = nullptr;
 };
 

@@ -19,10 +19,11 @@
 //
 // The window's share is found by climbing, as in Caffeine and with its constants: after each sample
 // of requests it is moved on in the same direction if the hit ratio rose and turned round if it
-// fell, by less and less until the ratio jumps or the steps are tiny. One thing is added. At the
+// fell, by less and less until the ratio jumps or the steps are tiny. Two things are added. At the
 // end of the range the window cannot move on, so a change there is no judgement on it; the climber
-// rests, and each try to leave that fails doubles the rest. Otherwise every second sample would be
-// spent on such tries, and each costs a loop what it had.
+// rests, and each try to leave that fails doubles the rest: otherwise every second sample would be
+// spent on such tries, and each costs a loop what it had. And when noise has led it astray, it
+// returns to where the ratio was best.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -55,10 +56,15 @@ constexpr std::int32_t kFirstStep = kOne / 16;
 constexpr std::int32_t kLeastStep = kFirstStep / 16;  // slow changes would pass unnoticed
 constexpr std::int32_t kStepDecay = kOne * 98 / 100;
 constexpr std::int32_t kJump = kOne * 5 / 100;
-constexpr std::uint32_t kMostRest = 4;         // power of two of samples
-constexpr std::uint32_t kSampleTurnovers = 5;  // requests between two steps, in capacities
-constexpr std::uint64_t kLeastCapacity = 64;   // fewer make no sample
-constexpr std::uint32_t kInsertsPerQuestion = 256;
+constexpr std::int32_t kAstray = kOne * 10 / 100;  // this far below the best: go back
+constexpr std::int32_t kFading = 4;                // of the difference, by one part in so many
+constexpr std::uint32_t kMostRest = 4;             // power of two of samples
+constexpr std::uint32_t kSampleTurnovers = 5;      // requests between two steps, in capacities
+constexpr std::uint64_t kLeastCapacity = 64;       // fewer make no sample
+// How often the totals are looked at to see whether a sample is complete.
+constexpr std::uint32_t kQuestionsPerTurnover = 16;
+constexpr std::uint32_t kLeastQuestion = 32;  // inserts between two looks
+constexpr std::uint32_t kMostQuestion = 1024;
 
 enum Region : std::uint32_t { kNowhere = 0, kWindow = 1, kProbation = 2, kProtected = 3 };
 
@@ -76,9 +82,50 @@ constexpr std::uint32_t frequency_of(std::uint32_t use, std::uint32_t tick) {
 
 // ---- the climber ------------------------------------------------------------------------------
 
-std::int32_t window_share(const PolicyShared& shared) {
-  const std::uint32_t share = shared.window_share.load(kRelaxed);
+std::int32_t clamp_share(std::uint32_t share) {
   return static_cast<std::int32_t>(std::clamp<std::uint32_t>(share, kLeastWindow, kMostWindow));
+}
+std::int32_t window_share(const PolicyShared& shared) {
+  return clamp_share(shared.window_share.load(kRelaxed));
+}
+
+// Keeps in mind where the hit ratio was best. True: it is much worse here and now, so the window
+// went back there. If it is no better there either, times have changed and the memory fades.
+bool return_to_best(PolicyShared& shared, std::int32_t hit_ratio) {
+  const std::int32_t share = window_share(shared);
+  const std::int32_t best = clamp_share(shared.best_share.load(kRelaxed));
+  const auto best_ratio =
+      static_cast<std::int32_t>(std::min<std::uint32_t>(shared.best_ratio.load(kRelaxed), kOne));
+  const auto remember = [&shared](std::int32_t at, std::int32_t ratio) {
+    shared.best_share.store(static_cast<std::uint32_t>(at), kRelaxed);
+    shared.best_ratio.store(static_cast<std::uint32_t>(ratio), kRelaxed);
+  };
+  const std::int32_t faded = best_ratio - (best_ratio - hit_ratio) / kFading;
+  const std::int32_t distance = std::abs(share - best);
+  if (hit_ratio >= best_ratio) {
+    remember(share, hit_ratio);
+  } else if (distance < kFirstStep / 2) {
+    remember(share, faded);
+  } else if (hit_ratio < best_ratio - kAstray && distance > kFirstStep) {
+    remember(best, faded);
+    shared.window_share.store(static_cast<std::uint32_t>(best), kRelaxed);
+    shared.step.store(static_cast<std::uint32_t>(share > best ? -kFirstStep : kFirstStep),
+                      kRelaxed);
+    return true;
+  }
+  return false;
+}
+
+// At the end of the range the window did not move, so what changed is no judgement on it; the
+// climber rests. True: go on resting.
+bool rest_on(PolicyShared& shared, std::uint32_t rest, std::int32_t change) {
+  // A jump down says that the requests are others now.
+  if (change <= -kJump) {
+    rest = 1;
+    shared.rests.store(0, kRelaxed);
+  }
+  shared.rest.store(rest - 1, kRelaxed);
+  return rest > 1;
 }
 
 // Takes a step, given the hit ratio since the last one.
@@ -87,21 +134,16 @@ void climb(PolicyShared& shared, std::int32_t hit_ratio) {
   shared.hit_ratio.store(static_cast<std::uint32_t>(hit_ratio), kRelaxed);
   const std::int32_t change =
       hit_ratio - static_cast<std::int32_t>(std::min<std::uint32_t>(before, kOne));
-  std::int32_t step = static_cast<std::int32_t>(shared.step.load(kRelaxed));
+  auto step = static_cast<std::int32_t>(shared.step.load(kRelaxed));
   step = step == 0 ? -kFirstStep : std::clamp(step, -kFirstStep, kFirstStep);
-  std::uint32_t rest = std::min(shared.rest.load(kRelaxed), 1u << kMostRest);
+  const std::uint32_t rest = std::min(shared.rest.load(kRelaxed), 1u << kMostRest);
   if (rest > 0) {
-    // The window did not move, so what changed is no judgement on it. A jump down says that the
-    // requests are others now.
-    if (change <= -kJump) {
-      rest = 1;
-      shared.rests.store(0, kRelaxed);
-    }
-    shared.rest.store(rest - 1, kRelaxed);
-    if (rest > 1) return;
+    if (rest_on(shared, rest, change)) return;
   } else if (change < 0) {
     step = -step;
   }
+  if (return_to_best(shared, hit_ratio)) return;
+
   const std::int32_t wanted = window_share(shared) + step;
   const std::int32_t share = std::clamp(wanted, kLeastWindow, kMostWindow);
   shared.window_share.store(static_cast<std::uint32_t>(share), kRelaxed);
@@ -120,6 +162,10 @@ void climb(PolicyShared& shared, std::int32_t hit_ratio) {
     shared.rests.store(0, kRelaxed);
   }
   shared.step.store(static_cast<std::uint32_t>(step), kRelaxed);
+}
+
+std::uint64_t inserts_per_question(std::uint64_t capacity) {
+  return std::clamp<std::uint64_t>(capacity / kQuestionsPerTurnover, kLeastQuestion, kMostQuestion);
 }
 
 // Takes a step if there were enough requests since the last.
@@ -335,8 +381,9 @@ class Lfu final : public Policy {
     PolicyWords& words = view.words;
     const std::uint32_t tick = count_insert(view, kTicksPerTurnover);
     const std::uint32_t unasked = words.unasked.load(kRelaxed) + 1;
-    words.unasked.store(unasked < kInsertsPerQuestion ? unasked : 0, kRelaxed);
-    if (unasked >= kInsertsPerQuestion) consider_climbing(view);
+    const bool ask = unasked >= inserts_per_question(view.capacity);
+    words.unasked.store(ask ? 0 : unasked, kRelaxed);
+    if (ask) consider_climbing(view);
 
     write_pending(view);
     const std::uint32_t frequency = std::min(recall(view, hash, tick) + 1, kMaxFrequency);

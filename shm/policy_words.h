@@ -16,7 +16,7 @@ struct alignas(64) PolicyWords {
   std::atomic<std::uint32_t> window;        // entries in the window
   std::atomic<std::uint32_t> window_limit;  // what it may still hold; shrinks step by step
   std::atomic<std::uint32_t> window_seen;   // window entries met since the hand passed bucket 0
-  std::atomic<std::uint32_t> unasked;       // inserts since the request totals were last asked for
+  std::atomic<std::uint32_t> unasked;       // inserts since the request totals were last looked at
   std::atomic<std::uint32_t> pending_frequency;  // of an evicted key, for the sketch; 0: none
   std::atomic<std::uint64_t> pending_hash;
 };
@@ -32,6 +32,8 @@ struct alignas(64) PolicyShared {
   std::atomic<std::uint32_t> hit_ratio;     // of the last sample, in 1/65536
   std::atomic<std::uint32_t> rest;          // samples to wait at the end of the range
   std::atomic<std::uint32_t> rests;         // in a row; each is twice as long as the one before
+  std::atomic<std::uint32_t> best_share;    // where the hit ratio was best, and how good it was
+  std::atomic<std::uint32_t> best_ratio;
 };
 static_assert(sizeof(PolicyShared) == 64);
 

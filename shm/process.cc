@@ -121,6 +121,7 @@ Result<std::uint32_t> Processes::enter() {
     const std::uint32_t owner = make_owner(i, incarnation);
     owner_.store(owner, kRelaxed);
     thread_.store(__builtin_thread_pointer(), kRelaxed);
+    own_counters_.store(&place.counters, kRelaxed);
     generation_.store(fork_generation(), std::memory_order_release);
     return owner;
   }
@@ -133,6 +134,13 @@ void Processes::forget_pins(std::uint32_t index) noexcept {
   for (auto& pin : segment_.place(index).pins) pin.store(0, kRelaxed);
   segment_.superblock().pinners[index / 64].fetch_and(~(1ull << index % 64),
                                                       std::memory_order_release);
+}
+
+void Processes::count_beside(Counter counter, std::uint64_t by) noexcept {
+  const std::uint32_t owner = self_if_registered();
+  CounterBlock& block = owner == 0 ? segment_.superblock().departed
+                                   : segment_.place(owner_place(owner)).thread_counters;
+  block.values[static_cast<std::size_t>(counter)].fetch_add(by, kRelaxed);
 }
 
 void Processes::retire_counters(Place& place) noexcept {
@@ -150,7 +158,7 @@ void Processes::leave() noexcept {
   if (owner == 0) return;
   LockFile& locks = *segment_.lock_file();
   std::lock_guard hold(locks.process_mutex());
-  generation_.store(0, std::memory_order_release);
+  generation_.store(kNoGeneration, std::memory_order_release);
   if (!holds_place(owner)) return;  // taken for dead: the place is free, or a newcomer's
   const std::uint32_t index = owner_place(owner);
   Place& place = segment_.place(index);

@@ -66,14 +66,16 @@ class Processes {
   // Is the place still that of `owner`, and not free or another's?
   bool holds_place(std::uint32_t owner) const noexcept;
   void forget_pins(std::uint32_t index) noexcept;
+  [[gnu::cold]] void count_beside(Counter counter, std::uint64_t by) noexcept;
   void retire_counters(Place& place) noexcept;
   bool looks_dead(std::uint32_t place, std::uint64_t state);
 
   Segment& segment_;
   // {fork generation, owner word}: a child sees its parent's generation and registers itself.
-  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<std::uint64_t> generation_{kNoGeneration};
   std::atomic<std::uint32_t> owner_{0};
-  std::atomic<void*> thread_{nullptr};  // the one that registered, while it lives
+  std::atomic<void*> thread_{nullptr};                // the one that registered, while it lives
+  std::atomic<CounterBlock*> own_counters_{nullptr};  // that thread's
   std::atomic<std::uint64_t> leading_generation_{0};
   // When this process first saw a byte of another namespace free, in ms, and of which incarnation.
   std::array<std::atomic<std::uint64_t>, kMaxPlaces> unsure_since_{};
@@ -92,23 +94,19 @@ constexpr std::uint64_t make_state(std::uint32_t incarnation, PlaceState state) 
 
 inline std::uint32_t Processes::self_if_registered() const noexcept {
   // acquire: pairs with the release in enter(), owner_ is of this generation.
-  if (generation_.load(std::memory_order_acquire) != fork_generation()) return 0;
+  if (!is_here(generation_.load(std::memory_order_acquire))) return 0;
   return owner_.load(std::memory_order_relaxed);
 }
 
 inline void Processes::count(Counter counter, std::uint64_t by) noexcept {
-  const std::uint32_t owner = self_if_registered();
-  const auto which = static_cast<std::size_t>(counter);
-  if (owner == 0) [[unlikely]] {
-    segment_.superblock().departed.values[which].fetch_add(by, std::memory_order_relaxed);
-    return;
-  }
-  Place& place = segment_.place(owner_place(owner));
-  if (thread_.load(std::memory_order_relaxed) == __builtin_thread_pointer()) {
-    Atomic<std::uint64_t>& value = place.counters.values[which];
+  // acquire: pairs with the release in enter(), what is read next is of this generation.
+  if (is_here(generation_.load(std::memory_order_acquire)) &&
+      thread_.load(std::memory_order_relaxed) == __builtin_thread_pointer()) [[likely]] {
+    CounterBlock& block = *own_counters_.load(std::memory_order_relaxed);
+    Atomic<std::uint64_t>& value = block.values[static_cast<std::size_t>(counter)];
     value.store(value.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
   } else {
-    place.thread_counters.values[which].fetch_add(by, std::memory_order_relaxed);
+    count_beside(counter, by);
   }
 }
 

@@ -44,17 +44,19 @@ struct Seen {
 class Reader {
  public:
   Reader(Segment& segment, const Policy& policy)
-      : g_(segment.geometry()),
-        seed_(segment.superblock().hash_seed),
-        hot_(segment.superblock().hot),
+      : seed_(segment.superblock().hash_seed),
         stripes_(&segment.stripe(0)),
         buckets_(&segment.bucket(0, 0)),
         arenas_(segment.arena(0)),
-        arena_bytes_(g_.arena_bytes()),
-        policy_(policy) {}
+        arena_bytes_(segment.geometry().arena_bytes()),
+        hot_(segment.superblock().hot),
+        policy_(policy),
+        stripe_mask_(segment.geometry().stripe_count - 1),
+        buckets_per_stripe_(segment.geometry().buckets_per_stripe),
+        arena_granules_(segment.geometry().arena_granules) {}
 
   std::uint64_t hash(std::string_view key) const noexcept { return hash_of_key(key, seed_); }
-  std::uint32_t stripe(std::uint64_t hash) const noexcept { return stripe_of(g_, hash); }
+  std::uint32_t stripe(std::uint64_t hash) const noexcept { return stripe_of(stripe_mask_, hash); }
   Wanted want(std::string_view key) const noexcept {
     const std::uint64_t hash = this->hash(key);
     return {key, hash, stripe(hash)};
@@ -62,11 +64,11 @@ class Reader {
 
   // For many keys at once: ask for the memory of all before looking at any.
   void prefetch_bucket(const Wanted& wanted) const noexcept {
-    const std::uint32_t buckets = buckets_in_use(g_, index_word(wanted.stripe));
+    const std::uint32_t buckets = buckets_in(index_word(stripes_[wanted.stripe]));
     __builtin_prefetch(&bucket(wanted.stripe, home_bucket(buckets, wanted.hash)));
   }
   void prefetch_entry(const Wanted& wanted) const noexcept {
-    const std::uint32_t buckets = buckets_in_use(g_, index_word(wanted.stripe));
+    const std::uint32_t buckets = buckets_in(index_word(stripes_[wanted.stripe]));
     const Bucket& home = bucket(wanted.stripe, home_bucket(buckets, wanted.hash));
     const std::uint32_t found = slots_with_tag(home, wanted.hash);
     if (found == 0) {
@@ -75,7 +77,7 @@ class Reader {
     }
     const auto slot = static_cast<std::size_t>(std::countr_zero(found));
     const std::uint32_t granule = slot_granule(home.slots[slot].load(std::memory_order_relaxed));
-    if (granule >= g_.arena_granules) return;
+    if (granule >= arena_granules_) return;
     const char* start = entry_at(wanted.stripe, granule);
     __builtin_prefetch(start);
     __builtin_prefetch(start + kCacheLine);
@@ -85,70 +87,110 @@ class Reader {
   // `use(seen)` may copy what it wants. `promote`: the look counts as a use of the entry.
   template <class Use>
   [[gnu::always_inline]] Look look(const Wanted& wanted, bool promote, Use use) const {
-    return look(wanted.key, wanted.hash, wanted.stripe, promote, use);
-  }
-  // The same with its words in registers.
-  template <class Use>
-  [[gnu::always_inline]] Look look(std::string_view key, std::uint64_t hash, std::uint32_t stripe,
-                                   bool promote, Use use) const {
+    const Stripe& stripe = stripes_[wanted.stripe];
     // acquire: pairs with the release that raised it; an invalidation may be waiting for its wipe.
-    if (stripes_[stripe].bypass.load(std::memory_order_acquire) != 0) [[unlikely]]
+    if (stripe.bypass.load(std::memory_order_acquire) != 0) [[unlikely]]
       return Look::kAbsent;
-    const std::uint32_t index = index_word(stripe);
-    const std::uint32_t home = home_bucket(buckets_in_use(g_, index), hash);
-    const Look at_home = look_in(home, key, hash, stripe, promote, use);
-    if (at_home != Look::kAbsent) [[likely]]
-      return at_home;
-    return look_further(index, key, hash, stripe, promote, use);
+    // Nearly every hit is in its home's first slot of its tag. Anything else is looked for from the
+    // start, so that this path need not keep what that one wants: the fewer instructions it has,
+    // the more of the next get the processor begins while it waits for the memory of this one.
+    // (Going from 335 to 260 of them, the copy apart, took a third off a get of 64 bytes that comes
+    // from beyond the second level cache.)
+    const std::uint32_t home = home_bucket(buckets_in(index_word(stripe)), wanted.hash);
+    Bucket& in = bucket(wanted.stripe, home);
+    const std::uint32_t version = version_of(in);
+    const std::uint32_t candidates = slots_with_tag(in, wanted.hash);
+    if (candidates != 0) [[likely]] {
+      const At at =
+          look_at(stripe, in, version, std::countr_zero(candidates), wanted, promote, use);
+      if (at != At::kOther) [[likely]]
+        return static_cast<Look>(at);
+    }
+    return look_everywhere(wanted.key, wanted.hash, promote, use);
   }
 
  private:
+  // What a slot holds of the key: one of Look, or another key.
+  enum class At {
+    kFound = static_cast<int>(Look::kFound),
+    kAbsent = static_cast<int>(Look::kAbsent),
+    kMoved = static_cast<int>(Look::kMoved),
+    kOther,
+  };
+
+  // A call with its words in registers: were they a struct in memory, every hit would store it.
   template <class Use>
-  [[gnu::noinline]] Look look_further(std::uint32_t index, std::string_view key, std::uint64_t hash,
-                                      std::uint32_t stripe, bool promote, Use use) const {
-    const std::uint32_t other = other_bucket(buckets_in_use(g_, index), hash);
-    const Look at_other = look_in(other, key, hash, stripe, promote, use);
-    if (at_other != Look::kAbsent) return at_other;
+  [[gnu::noinline]] Look look_everywhere(std::string_view key, std::uint64_t hash, bool promote,
+                                         Use use) const {
+    const Wanted wanted{key, hash, stripe(hash)};
+    const std::uint32_t index = index_word(stripes_[wanted.stripe]);
+    const std::uint32_t buckets = buckets_in(index);
+    for (const std::uint32_t b : {home_bucket(buckets, hash), other_bucket(buckets, hash)}) {
+      const Look seen = look_in(bucket(wanted.stripe, b), wanted, promote, use);
+      if (seen != Look::kAbsent) return seen;
+    }
     // An index that grows meanwhile hides keys for a moment.
-    const bool whole = !(index & kIndexGrowing) && index_word(stripe) == index;
+    const bool whole = !(index & kIndexGrowing) && index_word(stripes_[wanted.stripe]) == index;
     return whole ? Look::kAbsent : Look::kMoved;
   }
 
-  std::uint32_t index_word(std::uint32_t stripe) const noexcept {
+  static std::uint32_t index_word(const Stripe& stripe) noexcept {
     // acquire: pairs with the release that ended its growth.
-    return stripes_[stripe].index.load(std::memory_order_acquire);
+    return stripe.index.load(std::memory_order_acquire);
+  }
+  std::uint32_t buckets_in(std::uint32_t index_word) const noexcept {
+    return buckets_in_use(buckets_per_stripe_, index_word);
   }
   Bucket& bucket(std::uint32_t stripe, std::uint32_t index) const noexcept {
-    return buckets_[std::uint64_t{stripe} * g_.buckets_per_stripe + index];
+    return buckets_[std::uint64_t{stripe} * buckets_per_stripe_ + index];
   }
   const char* entry_at(std::uint32_t stripe, std::uint32_t granule) const noexcept {
     return arenas_ + stripe * arena_bytes_ + std::uint64_t{granule} * kGranule;
   }
 
-  template <class Use>
-  [[gnu::always_inline]] Look look_in(std::uint32_t index, std::string_view key, std::uint64_t hash,
-                                      std::uint32_t stripe, bool promote, Use use) const {
-    Bucket& in = bucket(stripe, index);
+  static std::uint32_t version_of(const Bucket& in) noexcept {
     // acquire: a slot read after this is as new as the version.
-    const std::uint32_t version = in.version.load(std::memory_order_acquire);
-    std::uint32_t candidates = slots_with_tag(in, hash);
+    return in.version.load(std::memory_order_acquire);
+  }
+
+  template <class Use>
+  Look look_in(Bucket& in, const Wanted& wanted, bool promote, Use use) const {
+    const Stripe& stripe = stripes_[wanted.stripe];
+    const std::uint32_t version = version_of(in);
+    std::uint32_t candidates = slots_with_tag(in, wanted.hash);
     if (candidates == 0) return Look::kAbsent;
-    do {
-      const auto i = static_cast<std::size_t>(std::countr_zero(candidates));
-      // acquire: pairs with the release that published the entry (I1).
-      const std::uint32_t granule = slot_granule(in.slots[i].load(std::memory_order_acquire));
-      if (granule >= g_.arena_granules - kHeaderGranules) continue;
-      const char* start = entry_at(stripe, granule);
-      const EntryHeader header = load_header(start);
-      if (!is_of(start, header, key) || !is_within(header, granule)) continue;
-      const bool current = is_current(header);
-      if (current) use(Seen{granule, start + sizeof header + key.size(), header.value_bytes()});
-      if (version_after_copy(in.version) != version) return Look::kMoved;
-      if (!current || is_expired(header)) return Look::kAbsent;
-      if (promote) touch(stripe, in.use[i]);
-      return Look::kFound;
-    } while ((candidates &= candidates - 1) != 0);
+    for (; candidates != 0; candidates &= candidates - 1) {
+      const At at =
+          look_at(stripe, in, version, std::countr_zero(candidates), wanted, promote, use);
+      if (at != At::kOther) return static_cast<Look>(at);
+    }
     return version_after_copy(in.version) == version ? Look::kAbsent : Look::kMoved;
+  }
+
+  template <class Use>
+  [[gnu::always_inline]] At look_at(const Stripe& stripe, Bucket& in, std::uint32_t version,
+                                    int slot, const Wanted& wanted, bool promote, Use use) const {
+    const std::string_view key = wanted.key;
+    const auto i = static_cast<std::size_t>(slot);
+    // acquire: pairs with the release that published the entry (I1).
+    const std::uint32_t granule = slot_granule(in.slots[i].load(std::memory_order_acquire));
+    if (granule >= arena_granules_ - kHeaderGranules) return At::kOther;
+    const char* start = entry_at(wanted.stripe, granule);
+    // Its words as they are wanted: loaded together they would go through the stack.
+    EntryHeader header{};
+    header.sizes = load_word(start, 0);
+    if (!is_of(start, header, key) || !is_within(header, granule)) return At::kOther;
+    header.check = load_word(start, 1);
+    header.reach = load_word(start, 2);
+    const bool current = is_current(header);
+    header.life = load_word(start, 3);
+    if (current) [[likely]] {
+      // Before the copy, so that less is carried across it. A use counted in vain does no harm.
+      if (promote) touch(stripe, in.use[i]);
+      use(Seen{granule, start + sizeof header + key.size(), header.value_bytes()});
+    }
+    if (version_after_copy(in.version) != version) return At::kMoved;
+    return current && !is_expired(header) ? At::kFound : At::kAbsent;
   }
 
   static constexpr std::uint32_t kHeaderGranules = sizeof(EntryHeader) / kGranule;
@@ -160,31 +202,34 @@ class Reader {
   }
   // False: being replaced, or damage.
   bool is_within(const EntryHeader& header, std::uint32_t granule) const noexcept {
-    return entry_granules(header.key_bytes(), header.value_bytes()) <= g_.arena_granules - granule;
+    return entry_granules(header.key_bytes(), header.value_bytes()) <= arena_granules_ - granule;
   }
   bool is_current(const EntryHeader& header) const noexcept {
     // acquire: pairs with who raised them.
-    return shm::is_current(header, hot_.epoch.load(std::memory_order_acquire),
-                           hot_.floor.load(std::memory_order_acquire));
+    const HotWords& hot = hot_;
+    return shm::is_current(header, hot.epoch.load(std::memory_order_acquire),
+                           hot.floor.load(std::memory_order_acquire));
   }
 
-  void touch(std::uint32_t stripe, Atomic<std::uint16_t>& use) const noexcept {
+  void touch(const Stripe& stripe, Atomic<std::uint16_t>& use) const noexcept {
     std::uint16_t was = use.load(std::memory_order_relaxed);
-    const std::uint32_t tick = stripes_[stripe].tick.load(std::memory_order_relaxed);
+    const std::uint32_t tick = stripe.tick.load(std::memory_order_relaxed);
     if (counted(was, tick)) [[likely]]
       return;
     // Lost to another reader, or to the policy itself: then so be it.
     use.compare_exchange_strong(was, policy_.on_hit(was, tick), std::memory_order_relaxed);
   }
 
-  const Geometry g_;
   const std::uint64_t seed_;
-  const HotWords& hot_;
   const Stripe* const stripes_;
   Bucket* const buckets_;
   const char* const arenas_;
   const std::uint64_t arena_bytes_;
+  const HotWords& hot_;
   const Policy& policy_;
+  const std::uint32_t stripe_mask_;
+  const std::uint32_t buckets_per_stripe_;
+  const std::uint32_t arena_granules_;
 };
 
 }  // namespace larder::shm

@@ -102,14 +102,15 @@ class Table {
   // Copies the value of `key` into `value`, whose memory is reused. False: a miss. In the header,
   // because every call on its way costs as much as a cache hit of the processor.
   [[gnu::always_inline]] bool get(std::string_view key, std::string& value) {
-    const std::uint64_t hash = reader_.hash(key);
-    const std::uint32_t stripe = reader_.stripe(hash);
-    const Look seen = reader_.look(key, hash, stripe, true, [&value](const Seen& entry) {
+    const Look seen = reader_.look(reader_.want(key), true, [&value](const Seen& entry) {
       assign_from_shared(value, entry.value, entry.value_bytes);
     });
-    const bool hit = seen == Look::kFound || (seen == Look::kMoved && get_again(key, value));
-    processes_.count(hit ? Counter::kLocalHits : Counter::kLocalMisses);
-    return hit;
+    if (seen != Look::kFound && !(seen == Look::kMoved && get_again(key, value))) [[unlikely]] {
+      processes_.count(Counter::kLocalMisses);
+      return false;
+    }
+    processes_.count(Counter::kLocalHits);
+    return true;
   }
 
   // The same for many keys, overlapping their cache misses.
@@ -149,7 +150,7 @@ class Table {
  private:
   class Impl;
   // Writers kept changing the key's bucket.
-  bool get_again(std::string_view key, std::string& value);
+  [[gnu::cold]] bool get_again(std::string_view key, std::string& value);
 
   std::unique_ptr<Impl> impl_;
   const Reader reader_;

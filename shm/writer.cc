@@ -10,6 +10,8 @@ namespace {
 
 constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 constexpr std::memory_order kRelease = std::memory_order_release;
+constexpr std::uint32_t kMostPercent = 98;  // of all slots: the last few are too long to look for
+constexpr int kShiftAttempts = 4;  // each reads an entry's key, and that is not in the cache
 constexpr std::uint32_t kFullPercent = 75;  // of the slots in use: from there on keys collide
 
 // Derived counts are never trusted, so they saturate instead of wrapping.
@@ -102,9 +104,11 @@ void Writer::make_slot_empty(std::uint64_t hash) {
 }
 
 bool Writer::shift_one(std::uint64_t hash) {
+  int attempts = 0;
   for (const std::uint32_t b : buckets_of(hash)) {
     for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
       const SlotRef from{b, i};
+      if (attempts++ == kShiftAttempts) return false;
       const auto entry = entry_at(from);
       if (!entry) continue;
       const auto to = empty_slot(hash_of(*entry));
@@ -112,6 +116,7 @@ bool Writer::shift_one(std::uint64_t hash) {
       use(*to).store(use(from).load(kRelaxed), kRelaxed);
       slot(*to).store(slot(from).load(kRelaxed), kRelease);
       slot(from).store(0, kRelease);
+      use(from).store(0, kRelaxed);
       // Readers of this bucket start over: who frees the entry from now on raises the other's.
       bucket(b).version.fetch_add(1, std::memory_order_seq_cst);
       return true;
@@ -138,6 +143,7 @@ void Writer::split_bucket(std::uint32_t index, std::uint32_t from) {
     slots[i] = source.slots[i].load(kRelaxed);
     uses[i] = source.use[i].load(kRelaxed);
     source.slots[i].store(0, kRelease);
+    source.use[i].store(0, kRelaxed);
   }
   // Readers of this bucket start over: who frees an entry from now on raises another's version.
   source.version.fetch_add(1, std::memory_order_seq_cst);
@@ -202,6 +208,7 @@ void Writer::publish(SlotRef at, std::uint64_t hash, std::uint32_t granule) {
 
 void Writer::unlink(SlotRef at, const EntryRef& entry) {
   slot(at).store(0, kRelease);
+  use(at).store(0, kRelaxed);
   // seq_cst: either who pins the entry sees this, or is_pinned() below sees the pin (I2).
   bucket(at.bucket).version.fetch_add(1, std::memory_order_seq_cst);
   count_out(entry);
@@ -284,10 +291,14 @@ bool Writer::put(std::string_view key, std::uint64_t hash, std::string_view valu
 
 // A slot, and a place among the most that the segment was made for.
 void Writer::make_room_for_one_more(std::uint64_t hash) {
+  PolicyView view = policy_view();
+  policy_.expect(view, hash);
+  const std::uint64_t slots = std::uint64_t{g_.buckets_per_stripe} * kSlotsPerBucket;
+  std::uint64_t most = slots * kMostPercent / 100;
   if (g_.max_entries != 0) {
-    const std::uint64_t most = std::max<std::uint64_t>(g_.max_entries / g_.stripe_count, 1);
-    while (stripe_.entries.load(kRelaxed) >= most && evict_one()) {
-    }
+    most = std::clamp<std::uint64_t>(g_.max_entries / g_.stripe_count, 1, most);
+  }
+  while (stripe_.entries.load(kRelaxed) >= most && evict_one()) {
   }
   if (stripe_.entries.load(kRelaxed) >= buckets() * kSlotsPerBucket * kFullPercent / 100) {
     (void)grow_index();

@@ -31,7 +31,11 @@ void Writer::sweep_if_due() {
     const auto entry = read_entry(segment_, index_, word);
     const bool keep =
         entry && is_current(entry->header, epoch, floor) && !is_expired(entry->header);
-    if (!keep) slot(at).store(0, kRelease);
+    if (keep) return;
+    PolicyView view = policy_view();
+    policy_.on_remove(view, use(at).load(kRelaxed));
+    slot(at).store(0, kRelease);
+    use(at).store(0, kRelaxed);
   });
   raise_versions();
   rebuild();
@@ -98,7 +102,10 @@ void Writer::mark_pinned_runs() {
 }
 
 void Writer::clear_everything() {
-  for_each_slot([this](SlotRef at, std::uint32_t) { slot(at).store(0, kRelease); });
+  for_each_slot([this](SlotRef at, std::uint32_t) {
+    slot(at).store(0, kRelease);
+    use(at).store(0, kRelaxed);
+  });
   raise_versions();
   rebuild();
 }

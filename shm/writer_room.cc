@@ -33,7 +33,7 @@ std::uint32_t Writer::take(std::uint32_t start, std::uint32_t granules) {
 
 std::optional<std::uint32_t> Writer::find_room(std::uint32_t granules) {
   const std::uint32_t hole = stripe_.holes[granules % kHoles].load(kRelaxed);
-  if (arena_.is_free({hole, granules}) && !arena_.is_free({hole + granules, 1})) return hole;
+  if (arena_.is_free({hole, granules})) return hole;
   const std::uint32_t next = stripe_.next_granule.load(kRelaxed);
   if (arena_.is_free({next, granules})) return next;
   // With plenty of room there is no need to look for the best.
@@ -189,7 +189,10 @@ bool Writer::move_away(std::uint32_t start) {
     publish(*at, hash_of(entry), *room);
   } else {
     if (is_live(entry)) count(Counter::kEvictions);
+    PolicyView view = policy_view();
+    policy_.on_evict(view, use(*at).load(kRelaxed), hash_of(entry));
     slot(*at).store(0, std::memory_order_release);
+    use(*at).store(0, kRelaxed);
     count_out(entry);
   }
   version.fetch_add(1, std::memory_order_seq_cst);

@@ -155,7 +155,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return {};
   }
 
-  Status get(std::string_view key, Lookup & lookup) {
+  [[gnu::always_inline]] Status get(std::string_view key, Lookup & lookup) {
     // A process that cannot join still reads: what it finds is as good.
     if (!is_started()) [[unlikely]]
       (void)start();
@@ -365,7 +365,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   bool is_started() const noexcept {
     // acquire: pairs with the release in start_in_this_process().
-    return started_generation_.load(std::memory_order_acquire) == shm::fork_generation();
+    return shm::is_here(started_generation_.load(std::memory_order_acquire));
   }
 
   bool is_key(std::string_view key) const noexcept {
@@ -373,26 +373,27 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   }
 
   Status bad_key(std::string_view key, Lookup & lookup) const {
-    lookup.source = Source::kNone;
-    lookup.stale = false;
-    lookup.value.clear();
+    missed(lookup);
     return check_key(key);
   }
 
-  bool read_local(std::string_view name, Lookup & lookup) {
+  [[gnu::always_inline]] bool read_local(std::string_view name, Lookup & lookup) {
     // Before the value is read: a leader that comes back in between drops what is older than its
     // word, but not what we have copied already.
-    const bool stale = !in_sync();
-    if (!table_.get(name, lookup.value)) {
-      lookup.source = Source::kNone;
-      lookup.stale = false;
-      lookup.value.clear();
-      return false;
-    }
+    lookup.stale = !in_sync();
+    if (!table_.get(name, lookup.value)) [[unlikely]]
+      return missed(lookup);
     lookup.source = Source::kLocal;
-    lookup.stale = stale;
-    if (stale) table_.count(Counter::kStaleHits);
+    if (lookup.stale) [[unlikely]]
+      table_.count(Counter::kStaleHits);
     return true;
+  }
+
+  static bool missed(Lookup & lookup) {
+    lookup.source = Source::kNone;
+    lookup.stale = false;
+    lookup.value.clear();
+    return false;
   }
 
   Status check_key(std::string_view key) const {
@@ -411,7 +412,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   // Prefix and key. The bytes live until the thread's next call.
   std::string_view full_key(std::string_view key) const {
-    if (options_.key_prefix.empty()) return key;
+    return options_.key_prefix.empty() ? key : prefixed(key);
+  }
+  [[gnu::noinline]] std::string_view prefixed(std::string_view key) const {
     thread_local std::string name;
     name.assign(options_.key_prefix).append(key);
     return name;
@@ -535,7 +538,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   std::atomic<std::uint64_t> seen_beat_{UINT64_MAX};
   std::atomic<std::uint64_t> seen_beat_ms_{0};
   shm::ForkMutex start_mutex_;
-  std::atomic<std::uint64_t> started_generation_{0};
+  std::atomic<std::uint64_t> started_generation_{shm::kNoGeneration};
   std::unique_ptr<sync::Leader> leader_;  // last: its thread uses everything above
 };
 

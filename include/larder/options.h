@@ -65,7 +65,7 @@ struct Options {
   // Where the segment lives; a tmpfs. Containers often have 64 MB in /dev/shm.
   std::string directory = "/dev/shm";
   // The whole segment, reserved at creation. 512 KiB to 16 TiB. A value that is kept in it must fit
-  // a stripe: 8 MiB do from 64 MiB on, 900 KiB from 2 MiB on.
+  // a stripe: 8 MiB do from 64 MiB on, 1.5 MiB from 2 MiB on.
   std::uint64_t segment_bytes = 64ull << 20;
   // Keeps about this many entries at most, the policy choosing which. 0: as many as fit.
   std::uint64_t max_entries = 0;

@@ -292,10 +292,10 @@ namespace {
 // lock.
 enum class Part { kGuards, kBuckets, kMaps, kArenas };
 
-// Eight stripes, of which the one that the tests use lies in the middle: what shares a memory page
+// Four stripes, of which the one that the tests use lies in the middle: what shares a memory page
 // with the first or last bytes of a part belongs to others.
-constexpr std::uint64_t kEightStripesBytes = 16u << 20;
-constexpr std::uint32_t kMiddle = 3;
+constexpr std::uint64_t kFourStripesBytes = 16u << 20;
+constexpr std::uint32_t kMiddle = 2;
 
 void protect(Segment& segment, Part part) {
   const Geometry& g = segment.geometry();
@@ -321,7 +321,7 @@ void protect(Segment& segment, Part part) {
 }
 
 std::vector<std::string> protected_keys(Table& table, std::size_t how_many) {
-  REQUIRE(table.segment().geometry().stripe_count == 8);
+  REQUIRE(table.segment().geometry().stripe_count == 4);
   return test::keys_of_stripe(table.segment(), kMiddle, how_many);
 }
 
@@ -346,7 +346,7 @@ TEST_CASE("a writer that dies at its first write to any part leaves what repair 
     for (const bool push : {false, true}) {
       CAPTURE(static_cast<int>(part));
       CAPTURE(push);
-      Home home(kEightStripesBytes);
+      Home home(kFourStripesBytes);
       auto table = home.table();
       const auto keys = protected_keys(*table, 60);
       for (const std::string& key : keys) {
@@ -382,7 +382,7 @@ TEST_CASE("a writer that dies at its first write to any part leaves what repair 
 
 TEST_CASE(
     "the third death in a row wipes the stripe, and a success between starts the count anew") {
-  Home home(kEightStripesBytes);
+  Home home(kFourStripesBytes);
   auto table = home.table();
   const auto keys = protected_keys(*table, 30);
   const auto refill = [&] {
@@ -426,7 +426,7 @@ TEST_CASE(
 TEST_CASE("a wiper that dies half-way leaves the bypass, and the next wipes again") {
   for (const Part part : {Part::kGuards, Part::kBuckets, Part::kMaps}) {
     CAPTURE(static_cast<int>(part));
-    Home home(kEightStripesBytes);
+    Home home(kFourStripesBytes);
     auto table = home.table();
     const auto keys = protected_keys(*table, 30);
     for (const std::string& key : keys) REQUIRE(put(*table, key, "v") == Stored::kStored);
