@@ -16,6 +16,7 @@ constexpr std::uint32_t kLeastRun = entry_granules(1, 0);
 // Holes that no entry fits are worth this part of the arena; more, and compaction is cheap.
 constexpr std::uint32_t kSlackShare = 64;
 constexpr std::uint32_t kPlentyShare = 8;
+constexpr std::uint32_t kMoreShare = 1024;    // in a small arena a stretch is too many entries
 constexpr std::uint32_t kCompactStep = 2048;  // granules whose runs are listed at a time
 constexpr int kCompactAttempts = 8;
 constexpr std::uint32_t kTurnsToRelease = 64;
@@ -80,7 +81,7 @@ std::optional<std::uint32_t> Writer::allocate(std::uint32_t granules) {
     if (arena_.is_free({hole.start, granules})) return take(hole.start, granules);
     if (free_granules() < enough) continue;
     // More than is asked for, so that the next ones find room too.
-    const std::uint32_t more = std::min(kCompactStep, g_.arena_granules / kSlackShare);
+    const std::uint32_t more = std::min(kCompactStep, g_.arena_granules / kMoreShare);
     if (const auto start = compact(std::max(granules, more))) return take(*start, granules);
   }
   // Nothing is left, and still no room: pins hold it back, or the map says too much.
