@@ -8,8 +8,6 @@
 
 namespace larder::shm::detail {
 
-std::atomic<std::uint64_t>* wiped_page = nullptr;
-
 namespace {
 
 std::atomic<std::uint64_t> last_generation{0};  // a child inherits it
@@ -17,6 +15,7 @@ std::atomic<std::uint64_t> last_generation{0};  // a child inherits it
 // When the library is loaded, before anything of it runs: a lazy initialisation could be under way
 // in one thread while another forks, and its guard would hang the child.
 [[gnu::constructor(101)]] void map_wiped_page() noexcept {
+  if (wiped_page != nullptr) return;  // a second copy of the library, and symbols are shared
   const auto bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   void* page = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   // Without this page a child would act under its parent's name: there is no safe way to go on.

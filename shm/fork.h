@@ -7,8 +7,8 @@
 namespace larder::shm {
 
 namespace detail {
-// The kernel hands a child this page full of zeros. Hidden: reached without a table of addresses.
-[[gnu::visibility("hidden")]] extern std::atomic<std::uint64_t>* wiped_page;
+// The kernel hands a child this page full of zeros.
+inline std::atomic<std::uint64_t>* wiped_page = nullptr;
 std::uint64_t new_generation() noexcept;
 }  // namespace detail
 

@@ -294,7 +294,7 @@ TEST_CASE("values of 1 byte to 8 MiB and keys of 1 byte to 65535 come back bit f
     ++there;
     REQUIRE((*seen == value));
   }
-  CHECK(there > held.size() / 4);
+  CHECK(there > held.size() / 8);
   CHECK(test::faults(table->segment()) == "");
 
   // Above what a stripe holds: refused, and what was held of the key is gone.
