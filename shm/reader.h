@@ -125,13 +125,19 @@ class Reader {
     const Wanted wanted{key, hash, stripe(hash)};
     const std::uint32_t index = index_word(stripes_[wanted.stripe]);
     const std::uint32_t buckets = buckets_in(index);
-    for (const std::uint32_t b : {home_bucket(buckets, hash), other_bucket(buckets, hash)}) {
-      const Look seen = look_in(bucket(wanted.stripe, b), wanted, promote, use);
+    Bucket& home = bucket(wanted.stripe, home_bucket(buckets, hash));
+    Bucket& other = bucket(wanted.stripe, other_bucket(buckets, hash));
+    const std::uint32_t home_before = version_of(home);
+    for (Bucket* in : {&home, &other}) {
+      const Look seen = look_in(*in, wanted, promote, use);
       if (seen != Look::kAbsent) return seen;
     }
-    // An index that grows meanwhile hides keys for a moment.
-    const bool whole = !(index & kIndexGrowing) && index_word(stripes_[wanted.stripe]) == index;
-    return whole ? Look::kAbsent : Look::kMoved;
+    // A key that moves from the other bucket to its home meanwhile is seen in neither, and an index
+    // that grows hides keys for a moment: both are absent only if nothing moved.
+    const bool stood_still = version_after_copy(home.version) == home_before &&
+                             !(index & kIndexGrowing) &&
+                             index_word(stripes_[wanted.stripe]) == index;
+    return stood_still ? Look::kAbsent : Look::kMoved;
   }
 
   static std::uint32_t index_word(const Stripe& stripe) noexcept {

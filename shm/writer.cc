@@ -115,6 +115,9 @@ bool Writer::shift_one(std::uint64_t hash) {
       if (!to) continue;
       use(*to).store(use(from).load(kRelaxed), kRelaxed);
       slot(*to).store(slot(from).load(kRelaxed), kRelease);
+      // A reader that had looked there before the key arrived, and then looks here in vain, finds
+      // this version risen and looks again.
+      bucket(to->bucket).version.fetch_add(1, std::memory_order_acq_rel);
       slot(from).store(0, kRelease);
       use(from).store(0, kRelaxed);
       // Readers of this bucket start over: who frees the entry from now on raises the other's.
