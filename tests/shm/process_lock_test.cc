@@ -553,6 +553,25 @@ class StoreCounter {
   static inline int opened_ = 0;
 };
 
+// Does the work in a child, which is killed at its n-th store into the segment (0: never). Whether
+// it was.
+bool killed_within(Table& table, StoreCounter::Shared* shared, std::uint64_t kill_at,
+                   const std::function<void(Table&)>& work) {
+  shared->at = kill_at;
+  shared->signal = SIGKILL;
+  Forked child([&](Steps&) {
+    (void)table.processes().self();
+    StoreCounter::watch(table.segment(), shared);
+    work(table);
+    StoreCounter::stop();
+    table.processes().leave();
+    return 0;
+  });
+  const auto status = child.wait();
+  REQUIRE((status == 0 || status == 128 + SIGKILL));
+  return status != 0;
+}
+
 }  // namespace
 
 TEST_CASE(
@@ -570,21 +589,8 @@ TEST_CASE(
   REQUIRE(counted(*table, Counter::kEvictions) > 0);
 
   StoreCounter::Shared* shared = StoreCounter::share();
-  // Returns true when the child was killed within.
   const auto run = [&](std::uint64_t kill_at, const std::function<void(Table&)>& work) {
-    shared->at = kill_at;
-    shared->signal = SIGKILL;
-    Forked child([&](Steps&) {
-      (void)table->processes().self();
-      StoreCounter::watch(table->segment(), shared);
-      work(*table);
-      StoreCounter::stop();
-      table->processes().leave();
-      return 0;
-    });
-    const auto status = child.wait();
-    REQUIRE((status == 0 || status == 128 + SIGKILL));
-    return status != 0;
+    return killed_within(*table, shared, kill_at, work);
   };
   const auto verify = [&](const char* when) {
     CAPTURE(when);
@@ -662,19 +668,7 @@ void kill_in(const Work& work, std::uint64_t rounds) {
   put_some(*table, 0, 3000, 100, 700);
   StoreCounter::Shared* shared = StoreCounter::share();
   const auto run = [&](std::uint64_t kill_at, const std::function<void(Table&)>& what) {
-    shared->at = kill_at;
-    shared->signal = SIGKILL;
-    Forked child([&](Steps&) {
-      (void)table->processes().self();
-      StoreCounter::watch(table->segment(), shared);
-      what(*table);
-      StoreCounter::stop();
-      table->processes().leave();
-      return 0;
-    });
-    const auto status = child.wait();
-    REQUIRE((status == 0 || status == 128 + SIGKILL));
-    return status != 0;
+    return killed_within(*table, shared, kill_at, what);
   };
   // Held by the parent all the while: some values that the children overwrite.
   std::vector<Pinned> views;

@@ -18,50 +18,35 @@ std::vector<std::string> names_where(bool larder) {
 void declare_backends(CLI::App& app, Arguments& a) {
   a.backends = {"larder"};
   if (!a.compare) {
-    app.add_option(
-           "--variant", a.backends,
-           "larder: into a reused buffer; larder-fresh: a value of its own; larder-many: 32 "
-           "keys at once; larder-view: pinned, not copied")
-        ->delimiter(',')
-        ->check(CLI::IsMember(names_where(true)))
-        ->capture_default_str();
+    add_list(app, "--variant", a.backends,
+             "larder: into a reused buffer; larder-fresh: a value of its own; larder-many: 32 "
+             "keys at once; larder-view: pinned, not copied",
+             CLI::IsMember(names_where(true)));
     return;
   }
   a.backends = backend_names();
-  app.add_option("--against", a.backends, "which ones; larder is always among them")
-      ->delimiter(',')
-      ->check(CLI::IsMember(backend_names()))
-      ->capture_default_str();
+  add_list(app, "--against", a.backends, "which ones; larder is always among them",
+           CLI::IsMember(backend_names()));
 }
 
 void declare_workload(CLI::App& app, Arguments& a) {
   std::vector<std::string> kinds;
   for (const Kind kind : kKinds) kinds.push_back(kind_name(kind));
-  app.add_option("--workload", a.workloads,
-                 "get-hit; set (overwrites); mixed (95 % get, 5 % set); storm (all overwrite and "
-                 "read the same 16 keys); large (mixed, 64 KiB to 1 MiB); insert (evicting)")
-      ->delimiter(',')
-      ->check(CLI::IsMember(kinds))
-      ->capture_default_str();
-  app.add_option("--processes", a.processes, "how many at once, e.g. 1,2,4")
-      ->delimiter(',')
-      ->check(CLI::Range(std::int64_t{1}, kMaxProcesses))
-      ->capture_default_str();
-  app.add_option("--value-bytes", a.value_bytes, "sizes of values, e.g. 64,1024")
-      ->delimiter(',')
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{512} << 20))
-      ->capture_default_str();
-  app.add_option("--keys", a.keys, "different keys, all stored before the clock starts")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{100'000'000}))
-      ->capture_default_str();
-  app.add_option("--key-bytes", a.key_bytes, "length of a key")
-      ->check(CLI::Range(std::int64_t{5}, std::int64_t{kKeyMaxBytes}))
-      ->capture_default_str();
-  app.add_option("--distribution", a.distributions,
-                 "which keys are asked for: uniform, zipf (exponent 0.99)")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"uniform", "zipf"}))
-      ->capture_default_str();
+  add_list(app, "--workload", a.workloads,
+           "get-hit; set (overwrites); mixed (95 % get, 5 % set); storm (all overwrite and "
+           "read the same 16 keys); large (mixed, 64 KiB to 1 MiB); insert (evicting)",
+           CLI::IsMember(kinds));
+  add_list(app, "--processes", a.processes, "how many at once, e.g. 1,2,4",
+           CLI::Range(std::int64_t{1}, kMaxProcesses));
+  add_list(app, "--value-bytes", a.value_bytes, "sizes of values, e.g. 64,1024",
+           CLI::Range(std::int64_t{1}, std::int64_t{512} << 20));
+  add_one(app, "--keys", a.keys, "different keys, all stored before the clock starts",
+          CLI::Range(std::int64_t{1}, std::int64_t{100'000'000}));
+  add_one(app, "--key-bytes", a.key_bytes, "length of a key",
+          CLI::Range(std::int64_t{5}, std::int64_t{kKeyMaxBytes}));
+  add_list(app, "--distribution", a.distributions,
+           "which keys are asked for: uniform, zipf (exponent 0.99)",
+           CLI::IsMember({"uniform", "zipf"}));
   app.add_option("--ttl", a.ttl, "life of stored values in seconds; 0: for ever")
       ->capture_default_str();
   app.add_flag("--writer", a.writer,
@@ -74,25 +59,15 @@ void declare_measurement(CLI::App& app, Arguments& a) {
       ->capture_default_str();
   app.add_option("--warmup", a.warmup, "seconds before each repeat, 0 to 600")
       ->capture_default_str();
-  app.add_option("--repeats", a.repeats, "of each line, in new processes")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000}))
-      ->capture_default_str();
-  app.add_option("--seed", a.seed, "of the order of keys")
-      ->check(CLI::Range(std::int64_t{0}, INT64_MAX))
-      ->capture_default_str();
-  app.add_option("--policy", a.policy, "what larder keeps when it is full")
-      ->check(CLI::IsMember({"lfu", "lru"}))
-      ->capture_default_str();
+  add_repeats(app, a.repeats, "of each line, in new processes");
+  add_seed(app, a.seed, "of the order of keys");
+  add_policy(app, a.policy);
   app.add_flag("--redis", a.redis, "larder with a Redis of its own: a leader runs, sets go there");
-  app.add_option("--directory", a.directory, "where segments and files are made, a tmpfs")
-      ->take_last()
-      ->capture_default_str();
-  app.add_option("--segment-mb", a.segment_mb, "larder's size in MiB; 0: room for all keys")
-      ->check(CLI::Range(std::int64_t{0}, kMaxSegmentMb))
-      ->capture_default_str();
-  app.add_flag("--no-pin", a.no_pin, "let processes move between cores");
+  add_directory(app, a.directory, "where segments and files are made, a tmpfs");
+  add_segment_mb(app, a.segment_mb, "larder's size in MiB; 0: room for all keys", 0);
+  add_no_pin(app, a.no_pin);
   app.add_flag("--json", a.json, "print JSON with every sample, in one line, instead of the table");
-  app.add_flag("--progress", a.progress, "say on stderr how far it is, also where no one watches");
+  add_progress(app, a.progress);
 }
 
 }  // namespace
@@ -153,6 +128,50 @@ Kind kind_of(const std::string& workload) {
 
 std::chrono::milliseconds ttl_of(double seconds) {
   return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
+}
+
+// ---- options of every subcommand ----------------------------------------------------------------
+
+void add_processes(CLI::App& app, std::int64_t& processes, const char* about) {
+  add_one(app, "--processes", processes, about, CLI::Range(std::int64_t{1}, kMaxProcesses));
+}
+
+void add_repeats(CLI::App& app, std::int64_t& repeats, const char* about) {
+  add_one(app, "--repeats", repeats, about, CLI::Range(std::int64_t{1}, std::int64_t{1000}));
+}
+
+void add_segment_mb(CLI::App& app, std::int64_t& segment_mb, const char* about,
+                    std::int64_t least) {
+  add_one(app, "--segment-mb", segment_mb, about, CLI::Range(least, kMaxSegmentMb));
+}
+
+void add_seed(CLI::App& app, std::int64_t& seed, const char* about, std::int64_t most) {
+  add_one(app, "--seed", seed, about, CLI::Range(std::int64_t{0}, most));
+}
+
+void add_policy(CLI::App& app, std::string& policy) {
+  add_one(app, "--policy", policy, "what larder keeps when it is full",
+          CLI::IsMember({"lfu", "lru"}));
+}
+
+void add_directory(CLI::App& app, std::string& directory, const char* about) {
+  app.add_option("--directory", directory, about)->take_last()->capture_default_str();
+}
+
+void add_no_pin(CLI::App& app, bool& no_pin) {
+  app.add_flag("--no-pin", no_pin, "let processes move between cores");
+}
+
+void add_json(CLI::App& app, bool& json) {
+  app.add_flag("--json", json, "print JSON, in one line, instead of the table");
+}
+
+void add_progress(CLI::App& app, bool& progress) {
+  app.add_flag("--progress", progress, "say on stderr how far it is, also where no one watches");
+}
+
+Policy policy_of(const std::string& policy) {
+  return policy == "lru" ? Policy::kLru : Policy::kLfu;
 }
 
 }  // namespace larder::bench

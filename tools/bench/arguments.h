@@ -1,4 +1,5 @@
-// What `run` and `compare` are asked for, and the check of it.
+// What `run` and `compare` are asked for, and the check of it; and the options that every
+// subcommand declares alike.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -46,5 +47,36 @@ bool in_range(double value, double least, double most);  // false for NaN
 
 Kind kind_of(const std::string& workload);
 std::chrono::milliseconds ttl_of(double seconds);
+
+// ---- options of every subcommand ----------------------------------------------------------------
+//
+// The variable that an option fills outlives the app; what it holds is the default that --help
+// tells.
+
+// One value that must be valid.
+template <class Value>
+void add_one(CLI::App& app, const char* name, Value& value, const char* about,
+             const CLI::Validator& valid) {
+  app.add_option(name, value, about)->check(valid)->capture_default_str();
+}
+// Several, with commas between them.
+template <class Value>
+void add_list(CLI::App& app, const char* name, std::vector<Value>& values, const char* about,
+              const CLI::Validator& valid) {
+  app.add_option(name, values, about)->delimiter(',')->check(valid)->capture_default_str();
+}
+
+void add_processes(CLI::App& app, std::int64_t& processes, const char* about);
+void add_repeats(CLI::App& app, std::int64_t& repeats, const char* about);
+void add_segment_mb(CLI::App& app, std::int64_t& segment_mb, const char* about, std::int64_t least);
+void add_seed(CLI::App& app, std::int64_t& seed, const char* about, std::int64_t most = INT64_MAX);
+void add_policy(CLI::App& app, std::string& policy);
+void add_directory(CLI::App& app, std::string& directory, const char* about);
+void add_no_pin(CLI::App& app, bool& no_pin);
+void add_json(CLI::App& app, bool& json);
+void add_progress(CLI::App& app, bool& progress);
+
+// Of what add_policy lets through.
+Policy policy_of(const std::string& policy);
 
 }  // namespace larder::bench

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "larder/cache.h"
+#include "tools/bench/arguments.h"
 #include "tools/bench/main.h"
 #include "tools/bench/memory_memcached.h"
 #include "tools/bench/process.h"
@@ -186,7 +187,7 @@ class Memory {
     options.name = "bench";
     options.directory = folder;
     options.segment_bytes = room_bytes_;
-    options.policy = a_.policy == "lru" ? Policy::kLru : Policy::kLfu;
+    options.policy = policy_of(a_.policy);
     auto cache = Cache::open(options);
     if (!cache) return cache.status();
     return in_child([&]() -> Status {
@@ -287,36 +288,22 @@ class Memory {
 };
 
 void declare_options(CLI::App& app, MemoryArguments& a) {
-  app.add_option("--segment-mb", a.segment_mb, "the room of each, in MiB")
-      ->check(CLI::Range(std::int64_t{4}, std::int64_t{16} << 20))
-      ->capture_default_str();
-  app.add_option("--value-bytes", a.value_bytes, "sizes of values, or their median")
-      ->delimiter(',')
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
-      ->capture_default_str();
-  app.add_option("--sizes", a.sizes,
-                 "fixed: new keys only; lognormal: sizes differ, and every other set overwrites")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"fixed", "lognormal"}))
-      ->capture_default_str();
-  app.add_option("--key-bytes", a.key_bytes, "length of a key")
-      ->check(CLI::Range(std::int64_t{NumberedKey::kLeastBytes}, std::int64_t{250}))
-      ->capture_default_str();
-  app.add_option("--rounds", a.rounds, "how often the room is written over")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000}))
-      ->capture_default_str();
-  app.add_option("--seed", a.seed, "of sizes and overwrites")
-      ->check(CLI::Range(std::int64_t{0}, INT64_MAX))
-      ->capture_default_str();
-  app.add_option("--policy", a.policy, "what larder keeps when it is full")
-      ->check(CLI::IsMember({"lfu", "lru"}))
-      ->capture_default_str();
-  app.add_option("--directory", a.directory, "where the segment is made, a tmpfs")
-      ->take_last()
-      ->capture_default_str();
+  add_segment_mb(app, a.segment_mb, "the room of each, in MiB", 4);
+  add_list(app, "--value-bytes", a.value_bytes, "sizes of values, or their median",
+           CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
+  add_list(app, "--sizes", a.sizes,
+           "fixed: new keys only; lognormal: sizes differ, and every other set overwrites",
+           CLI::IsMember({"fixed", "lognormal"}));
+  add_one(app, "--key-bytes", a.key_bytes, "length of a key",
+          CLI::Range(std::int64_t{NumberedKey::kLeastBytes}, std::int64_t{250}));
+  add_one(app, "--rounds", a.rounds, "how often the room is written over",
+          CLI::Range(std::int64_t{1}, std::int64_t{1000}));
+  add_seed(app, a.seed, "of sizes and overwrites");
+  add_policy(app, a.policy);
+  add_directory(app, a.directory, "where the segment is made, a tmpfs");
   app.add_flag("--no-memcached", a.no_memcached, "larder alone");
-  app.add_flag("--json", a.json, "print JSON, in one line, instead of the table");
-  app.add_flag("--progress", a.progress, "say on stderr how far it is, also where no one watches");
+  add_json(app, a.json);
+  add_progress(app, a.progress);
 }
 
 }  // namespace

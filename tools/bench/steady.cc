@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "larder/cache.h"
+#include "tools/bench/arguments.h"
 #include "tools/bench/main.h"
 #include "tools/bench/process.h"
 #include "tools/bench/progress.h"
@@ -170,7 +171,7 @@ class Steady {
     options.name = "bench";
     options.directory = scratch_->path();
     options.segment_bytes = static_cast<std::uint64_t>(a_.segment_mb) << 20;
-    options.policy = a_.policy == "lru" ? Policy::kLru : Policy::kLfu;
+    options.policy = policy_of(a_.policy);
     auto cache = Cache::open(options);
     if (!cache) return cache.status();
     cache_.emplace(std::move(*cache));
@@ -286,12 +287,12 @@ class Steady {
 };
 
 std::string wrong(const SteadyArguments& a) {
-  if (!(a.bucket >= 0.05 && a.bucket <= 3600)) return "--bucket must be 0.05 to 3600";
-  if (!(a.seconds >= 3 * a.bucket && a.seconds <= 1e6)) {
+  if (!in_range(a.bucket, 0.05, 3600)) return "--bucket must be 0.05 to 3600";
+  if (!in_range(a.seconds, 3 * a.bucket, 1e6)) {
     return "--seconds must be at least three times --bucket, at most 1000000";
   }
   if (a.seconds / a.bucket > kMaxBuckets) return "--bucket is too short for so many --seconds";
-  if (!(a.window >= a.bucket && a.window <= 1e6)) return "--window must be at least --bucket";
+  if (!in_range(a.window, a.bucket, 1e6)) return "--window must be at least --bucket";
   return {};
 }
 
@@ -300,28 +301,17 @@ void declare_options(CLI::App& app, SteadyArguments& a) {
   app.add_option("--bucket", a.bucket, "seconds of one line")->capture_default_str();
   app.add_option("--window", a.window, "seconds that are compared: the second such, and the last")
       ->capture_default_str();
-  app.add_option("--processes", a.processes, "how many at once")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{256}))
-      ->capture_default_str();
-  app.add_option("--segment-mb", a.segment_mb, "the segment's size in MiB")
-      ->check(CLI::Range(std::int64_t{4}, std::int64_t{16} << 20))
-      ->capture_default_str();
-  app.add_option("--value-bytes", a.value_bytes, "the median of values; 64 times it is the most")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{100'000}))
-      ->capture_default_str();
-  app.add_option("--seed", a.seed, "of operations and sizes")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 50))
-      ->capture_default_str();
-  app.add_option("--policy", a.policy, "what larder keeps when it is full")
-      ->check(CLI::IsMember({"lfu", "lru"}))
-      ->capture_default_str();
-  app.add_option("--directory", a.directory, "where the segment is made, a tmpfs")
-      ->take_last()
-      ->capture_default_str();
-  app.add_flag("--no-pin", a.no_pin, "let processes move between cores");
+  add_processes(app, a.processes, "how many at once");
+  add_segment_mb(app, a.segment_mb, "the segment's size in MiB", 4);
+  add_one(app, "--value-bytes", a.value_bytes, "the median of values; 64 times it is the most",
+          CLI::Range(std::int64_t{1}, std::int64_t{100'000}));
+  add_seed(app, a.seed, "of operations and sizes", std::int64_t{1} << 50);
+  add_policy(app, a.policy);
+  add_directory(app, a.directory, "where the segment is made, a tmpfs");
+  add_no_pin(app, a.no_pin);
   app.add_flag("--keep", a.keep, "leave the segment behind, for shmctl check");
-  app.add_flag("--json", a.json, "print JSON, in one line, instead of the table");
-  app.add_flag("--progress", a.progress, "say on stderr how far it is, also where no one watches");
+  add_json(app, a.json);
+  add_progress(app, a.progress);
 }
 
 }  // namespace

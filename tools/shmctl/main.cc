@@ -1,6 +1,7 @@
 // shmctl: looks into the shared-memory segments of larder.
 //
-// Start reading here, then commands.cc (what each command shows), health.cc (who is alive).
+// Start reading here, then commands_*.cc (what each command shows), answer.h (what they share),
+// health.cc (who is alive).
 #include <signal.h>
 #include <unistd.h>
 

@@ -1,0 +1,101 @@
+#include "tools/shmctl/answer.h"
+
+#include <time.h>
+
+#include <cstdio>
+
+#include "shm/clock.h"
+
+namespace larder::tools {
+
+using shm::Segment;
+
+// ---- the segment ------------------------------------------------------------------------------
+
+std::string path_of(const Arguments& arguments) {
+  if (arguments.target.find('/') != std::string::npos) return arguments.target;
+  return Segment::path_of(arguments.directory, arguments.target);
+}
+
+std::shared_ptr<Segment> attach(const Arguments& arguments) {
+  auto segment = Segment::attach(path_of(arguments), shm::Access::kReadOnly);
+  if (segment) return *segment;
+  std::string message = segment.status().message();
+  if (segment.code() == Code::kNotFound) {
+    message += "; `shmctl list` shows what there is, --directory looks elsewhere";
+  } else if (segment.code() == Code::kPermissionDenied) {
+    message += "; run as the user or group that owns it";
+  }
+  (void)fail(arguments, kCannotAttach, message);
+  return nullptr;
+}
+
+// ---- times ------------------------------------------------------------------------------------
+
+namespace {
+
+std::int64_t unix_ms() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+}
+
+}  // namespace
+
+std::optional<std::uint64_t> created_ms_ago(const Segment& segment) {
+  const std::int64_t then = segment.superblock().created_unix_ms;
+  const std::int64_t now = unix_ms();
+  if (then <= 0 || then > now) return std::nullopt;
+  return static_cast<std::uint64_t>(now - then);
+}
+std::optional<std::uint64_t> ms_ago(std::uint64_t boottime_ms) {
+  const std::uint64_t now = shm::now_ms();
+  if (boottime_ms == 0 || boottime_ms > now) return std::nullopt;
+  return now - boottime_ms;
+}
+
+std::string format_age(std::optional<std::uint64_t> ms) {
+  return ms ? format_duration(*ms) : "unknown";
+}
+std::string format_ago(std::optional<std::uint64_t> ms) {
+  return ms ? format_duration(*ms) + " ago" : "at an unknown time";
+}
+
+// ---- answers ----------------------------------------------------------------------------------
+
+const char* exit_name(int exit) {
+  switch (exit) {
+    case kFine:
+      return "fine";
+    case kDegraded:
+      return "degraded";
+    case kBroken:
+      return "broken";
+    case kCannotAttach:
+      return "cannot attach";
+    default:
+      return "usage";
+  }
+}
+
+Json json_head(const Segment& segment, int exit) {
+  return {{"path", json_text(segment.path())}, {"status", exit_name(exit)}};
+}
+
+Json json_or_null(std::optional<std::uint64_t> number) {
+  return number ? Json(*number) : Json(nullptr);
+}
+
+std::string one_line(const Json& json) { return json.dump(-1, ' ', true); }
+
+void print_json(const Json& json) { std::printf("%s\n", json.dump(2, ' ', true).c_str()); }
+
+int fail(const Arguments& arguments, int exit, const std::string& message) {
+  std::fprintf(stderr, "shmctl: %s\n", escape(message).c_str());
+  if (arguments.json) {
+    print_json({{"status", exit_name(exit)}, {"error", json_text(message)}});
+  }
+  return exit;
+}
+
+}  // namespace larder::tools

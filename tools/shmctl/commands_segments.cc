@@ -1,0 +1,127 @@
+// list and rm: the segments of a directory.
+#include <dirent.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shm/inspect.h"
+#include "tools/shmctl/answer.h"
+#include "tools/shmctl/commands.h"
+#include "tools/shmctl/text.h"
+
+namespace larder::tools {
+
+using shm::Segment;
+
+// ---- list -------------------------------------------------------------------------------------
+
+namespace {
+
+bool can_read(const std::string& directory) {
+  DIR* opened = opendir(directory.c_str());
+  if (opened == nullptr) return false;
+  closedir(opened);
+  return true;
+}
+
+Json json_of_listed(const std::string& directory, const std::string& name) {
+  const std::string path = Segment::path_of(directory, name);
+  Json one{{"name", json_text(name)}, {"path", json_text(path)}};
+  auto segment = Segment::attach(path, shm::Access::kReadOnly);
+  if (!segment) {
+    one["error"] = json_text(segment.status().message());
+    return one;
+  }
+  const shm::Totals totals = shm::totals(**segment);
+  one["segment_bytes"] = (*segment)->geometry().segment_bytes;
+  one["entries"] = totals.entries;
+  one["live_bytes"] = totals.live_bytes;
+  one["processes"] = totals.processes;
+  one["created_unix_ms"] = (*segment)->superblock().created_unix_ms;
+  one["age_ms"] = json_or_null(created_ms_ago(**segment));
+  return one;
+}
+
+std::vector<std::string> cells_of_listed(const std::string& directory, const std::string& name) {
+  auto segment = Segment::attach(Segment::path_of(directory, name), shm::Access::kReadOnly);
+  if (!segment) {
+    return {escape(name), "-", "-", "-", "-", "-", escape(segment.status().message())};
+  }
+  const shm::Totals totals = shm::totals(**segment);
+  return {escape(name),
+          format_bytes((*segment)->geometry().segment_bytes),
+          format_bytes(totals.live_bytes),
+          std::to_string(totals.entries),
+          std::to_string(totals.processes),
+          format_age(created_ms_ago(**segment)),
+          ""};
+}
+
+void print_list_json(const std::string& directory, const std::vector<std::string>& names) {
+  Json all = Json::array();
+  for (const auto& name : names) all.push_back(json_of_listed(directory, name));
+  print_json({{"directory", json_text(directory)}, {"status", "fine"}, {"segments", all}});
+}
+
+void print_list(const std::string& directory, const std::vector<std::string>& names) {
+  if (names.empty()) {
+    std::printf("no segments in %s\n", escape(directory).c_str());
+    return;
+  }
+  using enum Table::Align;
+  Table table({{"NAME", kLeft},
+               {"SIZE", kRight},
+               {"LIVE", kRight},
+               {"ENTRIES", kRight},
+               {"PROCESSES", kRight},
+               {"AGE", kRight},
+               {"NOTE", kLeft}});
+  for (const auto& name : names) table.add(cells_of_listed(directory, name));
+  table.print(stdout);
+}
+
+}  // namespace
+
+int list(const Arguments& arguments) {
+  const std::string& directory = arguments.directory;
+  if (!can_read(directory)) {
+    return fail(arguments, kCannotAttach,
+                "cannot read the directory " + directory + ": " + std::strerror(errno));
+  }
+  const auto names = Segment::list(directory);
+  if (arguments.json) {
+    print_list_json(directory, names);
+  } else {
+    print_list(directory, names);
+  }
+  return kFine;
+}
+
+// ---- rm ---------------------------------------------------------------------------------------
+
+int rm(const Arguments& arguments) {
+  const std::string path = path_of(arguments);
+  const std::size_t slash = path.rfind('/');
+  const std::string directory = slash == 0 ? "/" : path.substr(0, slash);
+  const std::string file = path.substr(slash + 1);
+  constexpr std::string_view kPrefix = "larder.";
+  if (!file.starts_with(kPrefix) || file.size() == kPrefix.size()) {
+    return fail(arguments, kUsage,
+                path + " is not named like a segment (larder.NAME); remove a copy with rm(1)");
+  }
+  const Status removed = Segment::remove(directory, file.substr(kPrefix.size()), arguments.force);
+  if (removed.code() == Code::kBusy) return fail(arguments, kDegraded, removed.message());
+  if (!removed.ok()) return fail(arguments, kCannotAttach, removed.message());
+  if (arguments.json) {
+    print_json({{"path", json_text(path)}, {"status", "fine"}, {"removed", true}});
+  } else {
+    std::printf("removed %s\n", escape(path).c_str());
+  }
+  return kFine;
+}
+
+}  // namespace larder::tools
