@@ -49,7 +49,15 @@ std::uint32_t Arena::free_length(std::uint32_t from, std::uint32_t limit) const 
 
 bool Arena::is_free(Run run) const noexcept {
   if (run.start >= granules_ || run.granules > granules_ - run.start) return false;
-  return free_length(run.start, run.granules) == run.granules;
+  if (run.granules >= 64 || run.start == 0) {
+    return free_length(run.start, run.granules) == run.granules;
+  }
+  // Its bits and the one before, of one word or two: all zero.
+  const std::uint32_t first = run.start - 1;
+  const std::uint32_t count = run.granules + 1;
+  std::uint64_t bits = map_[first / 64].load(kRelaxed) >> first % 64;
+  if (first % 64 + count > 64) bits |= map_[first / 64 + 1].load(kRelaxed) << (64 - first % 64);
+  return (bits & ones(0, count)) == 0;
 }
 
 bool Arena::is_taken(Run run) const noexcept {

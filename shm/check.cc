@@ -172,7 +172,7 @@ class Checker {
     if (is_duplicate(s, at, key, hash, homes)) return "holds a key that another slot holds too";
     if (options_.deep) {
       const std::string value(copy(entry->value(), entry->header.value_bytes()));
-      if (entry->header.checksum() != entry_checksum(entry->header, key, value)) {
+      if (entry->header.checksum() != entry_checksum(entry->header, hash, value)) {
         return "checksum differs: the entry's bytes were changed";
       }
     }

@@ -10,12 +10,17 @@
 
 namespace larder::shm {
 
-inline std::uint32_t entry_checksum(EntryHeader header, std::string_view key,
+// `key_hash` stands for the key: every set has it at hand.
+inline std::uint32_t entry_checksum(const EntryHeader& header, std::uint64_t key_hash,
                                     std::string_view value) noexcept {
-  header.check &= ~std::uint64_t{UINT32_MAX};
-  const std::uint64_t over_header = XXH3_64bits(&header, sizeof header);
-  const std::uint64_t over_key = XXH3_64bits_withSeed(key.data(), key.size(), over_header);
-  return static_cast<std::uint32_t>(XXH3_64bits_withSeed(value.data(), value.size(), over_key));
+  constexpr std::uint64_t kOdd = 0x9e3779b97f4a7c15;
+  std::uint64_t seed = key_hash;
+  for (const std::uint64_t word :
+       {header.sizes, header.check & ~std::uint64_t{UINT32_MAX}, header.reach, header.life}) {
+    seed = (seed ^ word) * kOdd;
+    seed ^= seed >> 32;
+  }
+  return static_cast<std::uint32_t>(XXH3_64bits_withSeed(value.data(), value.size(), seed));
 }
 
 }  // namespace larder::shm

@@ -84,6 +84,7 @@ std::string layout_text() {
   FIELD(Place, pid_namespace);
   FIELD(Place, start_ticks);
   FIELD(Place, attached_ms);
+  FIELD(Place, pins_used);
   FIELD(Place, pins);
   FIELD(Place, counters);
   FIELD(Place, thread_counters);

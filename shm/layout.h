@@ -20,7 +20,7 @@
 namespace larder::shm {
 
 inline constexpr std::uint64_t kMagic = 0x3130724564724c6cull;  // "lLrdEr01", written last
-inline constexpr std::uint32_t kLayoutVersion = 2;
+inline constexpr std::uint32_t kLayoutVersion = 3;
 inline constexpr std::size_t kCacheLine = 64;
 
 template <class T>
@@ -189,6 +189,7 @@ struct alignas(kCacheLine) Place {
   Atomic<std::uint32_t> pid_namespace;  // inode; pids compare within one only
   Atomic<std::uint64_t> start_ticks;    // of /proc/PID/stat: tells a recycled pid
   Atomic<std::uint64_t> attached_ms;    // CLOCK_BOOTTIME
+  Atomic<std::uint32_t> pins_used;      // of `pins`, the first so many were ever used
   // What this process's views point at, as pin words; primary while the process lives.
   alignas(kCacheLine) Atomic<std::uint64_t> pins[kPins];
   // The second block is for threads other than the one that registered; see Processes::count.
@@ -301,8 +302,7 @@ inline constexpr std::uint64_t kExpiresMax = (1ull << 40) - 1;
 // Four words, each loaded once by a reader, so that they stay in registers:
 //   sizes  {lag:8, flags:8, key bytes:16, value bytes:32}; lag: base = reach seq - lag, as
 //          pack_lag() rounds it up, a lower base is safe; flags: none is defined yet
-//   check  {low 32 bits of the epoch sampled before Redis was asked, checksum:32}; the checksum is
-//          the low half of xxh3 over the rest of the entry
+//   check  {low 32 bits of the epoch sampled before Redis was asked, checksum:32 of the rest}
 //   reach  {spare:16, seq:48} of the id that Redis answered; 0: none (local only)
 //   life   {low 24 bits of that id's nonce, CLOCK_BOOTTIME ms:40 or kNeverExpires}
 struct EntryHeader {

@@ -131,7 +131,9 @@ Result<std::uint32_t> Processes::enter() {
 
 // What the place's process pinned; it is gone, or about to be.
 void Processes::forget_pins(std::uint32_t index) noexcept {
-  for (auto& pin : segment_.place(index).pins) pin.store(0, kRelaxed);
+  Place& place = segment_.place(index);
+  for (auto& pin : place.pins) pin.store(0, kRelaxed);
+  place.pins_used.store(0, kRelaxed);
   segment_.superblock().pinners[index / 64].fetch_and(~(1ull << index % 64),
                                                       std::memory_order_release);
 }

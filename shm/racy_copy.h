@@ -68,8 +68,18 @@ inline bool equals_shared(const void* shared, const void* own, std::size_t bytes
     std::memcpy(&two, b + at, sizeof two);
     return one ^ two;
   };
-  if (bytes - 16 <= 16) [[likely]]  // 16 to 32
+  if (bytes - 16 <= 16) [[likely]] {  // 16 to 32
+#if defined(__SSE2__)
+    const auto load = [](const char* p) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    };
+    const __m128i x = _mm_xor_si128(load(a), load(b));
+    const __m128i y = _mm_xor_si128(load(a + bytes - 16), load(b + bytes - 16));
+    return _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_or_si128(x, y), _mm_setzero_si128())) == 0xffff;
+#else
     return (difference(0) | difference(8) | difference(bytes - 16) | difference(bytes - 8)) == 0;
+#endif
+  }
   if (bytes - 8 < 8) return (difference(0) | difference(bytes - 8)) == 0;
   return equals_any(a, b, bytes);
 }

@@ -34,6 +34,15 @@ struct Wanted {
   std::uint32_t stripe;
 };
 
+// A key of a batch on its way to its entry.
+struct Approach {
+  std::uint64_t hash;
+  Bucket* home;
+  std::uint32_t stripe;
+  std::uint32_t version;     // of the home, before its candidates were looked for
+  std::uint32_t candidates;  // slots; 0: none, or not looked for
+};
+
 // What a reader found: valid when look() says so afterwards.
 struct Seen {
   std::uint32_t granule;
@@ -62,26 +71,38 @@ class Reader {
     return {key, hash, stripe(hash)};
   }
 
-  // For many keys at once: ask for the memory of all before looking at any.
-  void prefetch_bucket(const Wanted& wanted) const noexcept {
-    const std::uint32_t buckets = buckets_in(index_word(stripes_[wanted.stripe]));
-    __builtin_prefetch(&bucket(wanted.stripe, home_bucket(buckets, wanted.hash)));
+  // A look in three steps, for many keys at once: each asks for the memory that the next one wants,
+  // and is taken for all keys before the next.
+  Approach approach(std::string_view key) const noexcept {
+    const std::uint64_t hash = this->hash(key);
+    const std::uint32_t in = stripe(hash);
+    const std::uint32_t buckets = buckets_in(index_word(stripes_[in]));
+    Bucket& home = bucket(in, home_bucket(buckets, hash));
+    __builtin_prefetch(&home);
+    return {hash, &home, in, 0, 0};
   }
-  void prefetch_entry(const Wanted& wanted) const noexcept {
-    const std::uint32_t buckets = buckets_in(index_word(stripes_[wanted.stripe]));
-    const Bucket& home = bucket(wanted.stripe, home_bucket(buckets, wanted.hash));
-    const std::uint32_t found = slots_with_tag(home, wanted.hash);
-    if (found == 0) {
-      __builtin_prefetch(&bucket(wanted.stripe, other_bucket(buckets, wanted.hash)));
-      return;
-    }
-    const auto slot = static_cast<std::size_t>(std::countr_zero(found));
-    const std::uint32_t granule = slot_granule(home.slots[slot].load(std::memory_order_relaxed));
+  void approach_entry(Approach& a) const noexcept {
+    // acquire: as in look().
+    if (stripes_[a.stripe].bypass.load(std::memory_order_acquire) != 0) return;
+    a.version = version_of(*a.home);
+    a.candidates = slots_with_tag(*a.home, a.hash);
+    if (a.candidates == 0) return;
+    const auto slot = static_cast<std::size_t>(std::countr_zero(a.candidates));
+    const std::uint32_t granule = slot_granule(a.home->slots[slot].load(std::memory_order_relaxed));
     if (granule >= arena_granules_) return;
-    const char* start = entry_at(wanted.stripe, granule);
-    __builtin_prefetch(start);
-    __builtin_prefetch(start + kCacheLine);
-    __builtin_prefetch(start + 2 * kCacheLine);
+    const char* start = entry_at(a.stripe, granule);
+    for (std::size_t line = 0; line < kAhead; ++line) __builtin_prefetch(start + line * kCacheLine);
+  }
+  template <class Use>
+  [[gnu::always_inline]] Look look(std::string_view key, const Approach& a, bool promote,
+                                   Use use) const {
+    if (a.candidates != 0) [[likely]] {
+      const At at = look_at(stripes_[a.stripe], *a.home, a.version, std::countr_zero(a.candidates),
+                            {key, a.hash, a.stripe}, promote, use);
+      if (at != At::kOther) [[likely]]
+        return static_cast<Look>(at);
+    }
+    return look_from_start(key, a.hash, promote, use);
   }
 
   // `use(seen)` may copy what it wants. `promote`: the look counts as a use of the entry.
@@ -118,6 +139,15 @@ class Reader {
     kOther,
   };
 
+  static constexpr std::size_t kAhead = 3;  // lines of an entry that are asked for
+  static constexpr std::uint32_t kNoSlot = 1u << (kSlotsPerBucket - 1);
+
+  template <class Use>
+  [[gnu::noinline]] Look look_from_start(std::string_view key, std::uint64_t hash, bool promote,
+                                         Use use) const {
+    return look({key, hash, stripe(hash)}, promote, use);
+  }
+
   // A call with its words in registers: were they a struct in memory, every hit would store it.
   template <class Use>
   [[gnu::noinline]] Look look_everywhere(std::string_view key, std::uint64_t hash, bool promote,
@@ -125,19 +155,29 @@ class Reader {
     const Wanted wanted{key, hash, stripe(hash)};
     const std::uint32_t index = index_word(stripes_[wanted.stripe]);
     const std::uint32_t buckets = buckets_in(index);
-    Bucket& home = bucket(wanted.stripe, home_bucket(buckets, hash));
-    Bucket& other = bucket(wanted.stripe, other_bucket(buckets, hash));
-    const std::uint32_t home_before = version_of(home);
-    for (Bucket* in : {&home, &other}) {
-      const Look seen = look_in(*in, wanted, promote, use);
+    if (index & kIndexGrowing) {
+      // A key is where it was, or already where it will be: first there, then here, finds it.
+      const Look seen = look_in_both(buckets / 2, wanted, promote, use);
       if (seen != Look::kAbsent) return seen;
     }
-    // A key that moves from the other bucket to its home meanwhile is seen in neither, and an index
-    // that grows hides keys for a moment: both are absent only if nothing moved.
-    const bool stood_still = version_after_copy(home.version) == home_before &&
-                             !(index & kIndexGrowing) &&
-                             index_word(stripes_[wanted.stripe]) == index;
-    return stood_still ? Look::kAbsent : Look::kMoved;
+    const Look seen = look_in_both(buckets, wanted, promote, use);
+    if (seen != Look::kAbsent) return seen;
+    return index_word(stripes_[wanted.stripe]) == index ? Look::kAbsent : Look::kMoved;
+  }
+
+  template <class Use>
+  Look look_in_both(std::uint32_t buckets, const Wanted& wanted, bool promote, Use use) const {
+    Bucket& home = bucket(wanted.stripe, home_bucket(buckets, wanted.hash));
+    Bucket& other = bucket(wanted.stripe, other_bucket(buckets, wanted.hash));
+    const std::uint32_t before = version_of(home);
+    Look seen = look_in(home, wanted, promote, use);
+    if (seen != Look::kAbsent) return seen;
+    // acquire: a key that left its home was stored in the other bucket before.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    seen = look_in(other, wanted, promote, use);
+    if (seen != Look::kAbsent) return seen;
+    // A key that comes home meanwhile is seen in neither, and raises the home's version between.
+    return version_after_copy(home.version) == before ? Look::kAbsent : Look::kMoved;
   }
 
   static std::uint32_t index_word(const Stripe& stripe) noexcept {
@@ -185,7 +225,8 @@ class Reader {
     // Its words as they are wanted: loaded together they would go through the stack.
     EntryHeader header{};
     header.sizes = load_word(start, 0);
-    if (!is_of(start, header, key) || !is_within(header, granule)) return At::kOther;
+    // In this order: the key must not be compared with what lies behind the last arena.
+    if (!is_within(header, granule) || !is_of(start, header, key)) return At::kOther;
     header.check = load_word(start, 1);
     header.reach = load_word(start, 2);
     const bool current = is_current(header);

@@ -153,7 +153,8 @@ std::uint32_t buckets_for(std::uint64_t bytes, std::uint64_t max_entries, std::u
   constexpr std::uint64_t kSlotsInUse = 85;     // percent
   std::uint64_t buckets = bytes / kIndexShare / stripes / sizeof(Bucket);
   if (max_entries != 0) {
-    buckets = std::min(max_entries / stripes * 100 / kSlotsInUse / kSlotsPerBucket + 1,
+    const std::uint64_t most = std::min(max_entries, bytes);  // an entry has more than one byte
+    buckets = std::min(most / stripes * 100 / kSlotsInUse / kSlotsPerBucket + 1,
                        bytes / kMostIndexShare / stripes / sizeof(Bucket));
   }
   return static_cast<std::uint32_t>(std::max<std::uint64_t>(buckets, kLeastBuckets));

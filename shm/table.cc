@@ -1,7 +1,6 @@
 #include "shm/table.h"
 
 #include <algorithm>
-#include <array>
 
 #include "shm/clock.h"
 #include "shm/entry.h"
@@ -17,7 +16,6 @@ namespace {
 constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 constexpr std::memory_order kAcquire = std::memory_order_acquire;
 constexpr int kReadAttempts = 8;
-constexpr std::size_t kBatch = 32;  // keys whose memory is asked for at a time
 constexpr std::uint32_t kDeathsBeforeWipe = 3;
 constexpr std::chrono::milliseconds kTryOnly{0};
 // The leader waits no longer than this for one stripe, whatever callers may: it has the others to
@@ -120,25 +118,6 @@ class Table::Impl {
     return hold && reader_.look(wanted, promote, use) == Look::kFound;
   }
 
-  // Three passes, so that the memory of all keys is on its way before any is waited for.
-  void get_batch(std::span<BatchedGet> gets) {
-    std::array<Wanted, kBatch> wanted;
-    for (std::size_t i = 0; i < gets.size(); ++i) {
-      wanted[i] = reader_.want(gets[i].key);
-      reader_.prefetch_bucket(wanted[i]);
-    }
-    for (std::size_t i = 0; i < gets.size(); ++i) reader_.prefetch_entry(wanted[i]);
-    std::uint64_t hits = 0;
-    for (std::size_t i = 0; i < gets.size(); ++i) {
-      gets[i].hit = read(wanted[i], true, [&](const Seen& seen) {
-        assign_from_shared(*gets[i].value, seen.value, seen.value_bytes);
-      });
-      hits += gets[i].hit;
-    }
-    count(Counter::kLocalHits, hits);
-    count(Counter::kLocalMisses, gets.size() - hits);
-  }
-
   // Names the entry in a free pin word of this process, so that its bytes stay.
   Result<Pinned> pin(std::string_view key) {
     const auto self = processes_.self();
@@ -174,12 +153,18 @@ class Table::Impl {
 
   // Claimed with a pin that names nothing, so that no other thread takes it.
   Atomic<std::uint64_t>* free_pin(std::uint32_t place) noexcept {
-    for (auto& word : segment_->place(place).pins) {
+    Place& own = segment_->place(place);
+    for (std::uint32_t i = 0; i < kPins; ++i) {
       std::uint64_t free = 0;
-      if (word.load(kRelaxed) == 0 &&
-          word.compare_exchange_strong(free, kClaimedPin, kAcquire, kRelaxed)) {
-        return &word;
+      if (own.pins[i].load(kRelaxed) != 0 ||
+          !own.pins[i].compare_exchange_strong(free, kClaimedPin, kAcquire, kRelaxed)) {
+        continue;
       }
+      // Before anything is pinned by it, so that who frees a run looks here too.
+      std::uint32_t used = own.pins_used.load(kRelaxed);
+      while (used <= i && !own.pins_used.compare_exchange_weak(used, i + 1)) {
+      }
+      return &own.pins[i];
     }
     return nullptr;
   }
@@ -237,8 +222,9 @@ class Table::Impl {
       return Stored::kRefused;
     }
     const Stamp stamp{sample.epoch, std::min(sample.base, reach.seq), reach};
-    return hold->put(record.key, hash, record.value, record.expires_ms, stamp) ? Stored::kStored
-                                                                               : Stored::kTooLarge;
+    return hold->put({record.key, hash, record.value, record.expires_ms, stamp}, found)
+               ? Stored::kStored
+               : Stored::kTooLarge;
   }
 
   Stored remove(std::string_view key, const Sample* sample, ChangeId id) {
@@ -290,8 +276,9 @@ class Table::Impl {
     if (const auto found = hold->find(change.record.key, hash)) hold->erase(*found);
     if (change.kind == Change::Kind::kSet) {
       const ChangeId cursor{sync_.cursor_seq.load(kRelaxed), sync_.cursor_nonce.load(kRelaxed)};
-      hold->put(change.record.key, hash, change.record.value, change.record.expires_ms,
-                {epoch, cursor.seq, cursor});
+      const Record& record = change.record;
+      hold->put({record.key, hash, record.value, record.expires_ms, {epoch, cursor.seq, cursor}},
+                std::nullopt);
     }
     return Applied::kApplied;
   }
@@ -316,8 +303,10 @@ class Table::Impl {
       }
     }
     if (change.kind == Change::Kind::kSet && !overtaken) {
-      hold->put(change.record.key, hash, change.record.value, change.record.expires_ms,
-                {epoch, change.id.seq, change.id});
+      const Record& record = change.record;
+      hold->put(
+          {record.key, hash, record.value, record.expires_ms, {epoch, change.id.seq, change.id}},
+          found);
     } else if (found) {
       hold->erase(*found);
     }
@@ -392,14 +381,6 @@ bool Table::get_again(std::string_view key, std::string& value) {
   });
 }
 
-void Table::get_many(std::span<BatchedGet> gets) {
-  while (!gets.empty()) {
-    const std::size_t now = std::min(gets.size(), kBatch);
-    impl_->get_batch(gets.first(now));
-    gets = gets.subspan(now);
-  }
-}
-
 bool Table::contains(std::string_view key) const {
   return impl_->read(impl_->reader_.want(key), false, [](const Seen&) {});
 }
@@ -432,6 +413,11 @@ Stored Table::fill(const Record& record, const Sample& sample, ChangeId reach) {
 }
 Stored Table::set(const Record& record, const Sample& sample, ChangeId id) {
   return impl_->store(record, sample, id, true);
+}
+Stored Table::set(const Record& record) {
+  Sample now;
+  now.epoch = impl_->hot_.epoch.load(kAcquire);
+  return impl_->store(record, now, {}, true);
 }
 Stored Table::remove(std::string_view key, const Sample& sample, ChangeId id) {
   return impl_->remove(key, &sample, id);

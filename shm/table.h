@@ -8,6 +8,9 @@
 // Knows nothing of Redis: ids and epochs come from the caller.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -41,12 +44,7 @@ struct Record {
   std::uint64_t expires_ms = kNeverExpires;  // CLOCK_BOOTTIME
 };
 
-// One of many keys asked for at once.
-struct BatchedGet {
-  std::string_view key;
-  std::string* value;  // replaced on a hit
-  bool hit = false;
-};
+inline constexpr std::size_t kBatch = 32;  // keys that are looked up at a time
 
 // A value that stays where it is until it is unpinned, whatever becomes of its key.
 struct Pinned {
@@ -113,8 +111,31 @@ class Table {
     return true;
   }
 
-  // The same for many keys, overlapping their cache misses.
-  void get_many(std::span<BatchedGet> gets);
+  // The same for at most kBatch keys, overlapping their cache misses: three passes, so that the
+  // memory of all is on its way before any is waited for. `value_of(i)`: a string for the value of
+  // keys[i]. Returns bit i for a hit.
+  template <class ValueOf>
+  [[gnu::always_inline]] std::uint32_t get_batch(std::span<const std::string_view> keys,
+                                                 ValueOf value_of) {
+    std::array<Approach, kBatch> approaches;
+    const std::size_t count = std::min(keys.size(), kBatch);
+    for (std::size_t i = 0; i < count; ++i) approaches[i] = reader_.approach(keys[i]);
+    for (std::size_t i = 0; i < count; ++i) reader_.approach_entry(approaches[i]);
+    std::uint32_t hits = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      std::string& value = value_of(i);
+      const Look seen = reader_.look(keys[i], approaches[i], true, [&value](const Seen& entry) {
+        assign_from_shared(value, entry.value, entry.value_bytes);
+      });
+      const bool hit = seen == Look::kFound || (seen == Look::kMoved && get_again(keys[i], value));
+      hits |= static_cast<std::uint32_t>(hit) << i;
+    }
+    const auto found = static_cast<std::uint64_t>(std::popcount(hits));
+    processes_.count(Counter::kLocalHits, found);
+    if (found != count) processes_.count(Counter::kLocalMisses, count - found);
+    return hits;
+  }
+
   // The value in place. A miss has no word. kBusy: this process holds kPins already.
   Result<Pinned> pin(std::string_view key);
 
@@ -123,8 +144,10 @@ class Table {
 
   // Keeps what Redis answered to a read. `reach`: the last id of the log at that moment.
   Stored fill(const Record& record, const Sample& sample, ChangeId reach);
-  // Keeps one's own change after Redis took it under `id`. Without Redis: `id` is {0, 0}.
+  // Keeps one's own change after Redis took it under `id`.
   Stored set(const Record& record, const Sample& sample, ChangeId id);
+  // The same where there is no Redis.
+  Stored set(const Record& record);
   // One's own removal, taken by Redis under `id`. kRefused when something newer is held.
   Stored remove(std::string_view key, const Sample& sample, ChangeId id);
   // Drops whatever is held of `key`: a change whose outcome is not known.

@@ -1,6 +1,7 @@
 #include "shm/writer.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "shm/checksum.h"
 #include "shm/clock.h"
@@ -40,22 +41,31 @@ Writer::Writer(Segment& segment, std::uint32_t stripe, const Policy& policy, Pro
 
 std::optional<Writer::Found> Writer::find(std::string_view key, std::uint64_t hash) {
   for (const std::uint32_t b : buckets_of(hash)) {
-    for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
-      const std::uint32_t word = bucket(b).slots[i].load(kRelaxed);
-      if (!slot_matches(word, hash)) continue;
-      const auto entry = read_entry(segment_, index_, word);
-      if (entry && entry->key_is(key)) return Found{{b, i}, *entry};
+    std::uint32_t candidates = slots_with_tag(bucket(b), hash);
+    for (; candidates != 0; candidates &= candidates - 1) {
+      const SlotRef at{b, static_cast<std::uint32_t>(std::countr_zero(candidates))};
+      const auto entry = entry_at(at);
+      if (entry && entry->key_is(key)) return Found{at, *entry};
     }
   }
   return std::nullopt;
 }
 
 std::array<std::uint32_t, 2> Writer::buckets_of(std::uint64_t hash) const {
-  return {home_bucket(buckets(), hash), other_bucket(buckets(), hash)};
+  const std::uint32_t count = buckets();
+  return {home_bucket(count, hash), other_bucket(count, hash)};
 }
 
 std::optional<EntryRef> Writer::entry_at(SlotRef at) {
   return read_entry(segment_, index_, slot(at).load(kRelaxed));
+}
+
+void Writer::prefetch_entries(std::uint32_t of_bucket) {
+  for (const auto& slot : bucket(of_bucket).slots) {
+    const std::uint32_t granule = slot_granule(slot.load(kRelaxed));
+    if (granule >= g_.arena_granules) continue;
+    __builtin_prefetch(segment_.arena(index_) + std::uint64_t{granule} * kGranule);
+  }
 }
 
 // Nobody changes an entry under the lock, so its key may be read in place.
@@ -118,8 +128,7 @@ bool Writer::shift_one(std::uint64_t hash) {
       // A reader that had looked there before the key arrived, and then looks here in vain, finds
       // this version risen and looks again.
       bucket(to->bucket).version.fetch_add(1, std::memory_order_acq_rel);
-      slot(from).store(0, kRelease);
-      use(from).store(0, kRelaxed);
+      clear(from);
       // Readers of this bucket start over: who frees the entry from now on raises the other's.
       bucket(b).version.fetch_add(1, std::memory_order_seq_cst);
       return true;
@@ -138,34 +147,39 @@ bool Writer::grow_index() {
   return true;
 }
 
+// A reader of the smaller index finds an entry here until it is in the bucket where a reader of the
+// larger one finds it.
 void Writer::split_bucket(std::uint32_t index, std::uint32_t from) {
   Bucket& source = bucket(index);
-  std::array<std::uint32_t, kSlotsPerBucket> slots;
-  std::array<std::uint16_t, kSlotsPerBucket> uses;
-  for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
-    slots[i] = source.slots[i].load(kRelaxed);
-    uses[i] = source.use[i].load(kRelaxed);
-    source.slots[i].store(0, kRelease);
-    source.use[i].store(0, kRelaxed);
-  }
-  // Readers of this bucket start over: who frees an entry from now on raises another's version.
-  source.version.fetch_add(1, std::memory_order_seq_cst);
   for (const std::uint32_t half : {2 * index, 2 * index + 1}) {
+    if (half == index) continue;
     for (auto& slot : bucket(half).slots) slot.store(0, kRelease);  // damage, if anything
   }
   std::array<std::uint32_t, 2> used{};
-  for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
-    const auto entry = read_entry(segment_, index_, slots[i]);
-    if (slots[i] == 0 || !entry) continue;
+  for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
+    const SlotRef at{index, i};
+    const std::uint32_t word = slot(at).load(kRelaxed);
+    const auto entry = entry_at(at);
+    if (word == 0 || !entry) continue;
     const std::uint64_t hash = hash_of(*entry);
     const bool at_home = home_bucket(from, hash) == index;
     const std::uint32_t to = at_home ? home_bucket(2 * from, hash) : other_bucket(2 * from, hash);
-    if (to / 2 != index) continue;  // damage: it did not belong here
-    Bucket& half = bucket(to);
-    const std::uint32_t next = used[to % 2]++;
-    half.use[next].store(uses[i], kRelaxed);
-    half.slots[next].store(slots[i], kRelease);
+    if (to == index || to / 2 != index) continue;  // it stays, or it is damage
+    const SlotRef next{to, used[to % 2]++};
+    use(next).store(use(at).load(kRelaxed), kRelaxed);
+    slot(next).store(word, kRelease);
+    if (index == 0) clear(at);
   }
+  if (index != 0) {
+    for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) clear({index, i});
+  }
+  // Readers of this bucket start over: who frees an entry from now on raises another's version.
+  source.version.fetch_add(1, std::memory_order_seq_cst);
+}
+
+void Writer::clear(SlotRef at) {
+  slot(at).store(0, kRelease);
+  use(at).store(0, kRelaxed);
 }
 
 bool Writer::is_live(const EntryRef& entry) const {
@@ -188,8 +202,8 @@ void Writer::count_out(const EntryRef& entry) {
   subtract(stripe_.payload_bytes, entry.payload_bytes());
 }
 
-void Writer::write_entry(std::uint32_t granule, std::string_view key, std::string_view value,
-                         std::uint64_t expires_ms, const Stamp& stamp) {
+void Writer::write_entry(std::uint32_t granule, const NewEntry& entry) {
+  const auto& [key, hash, value, expires_ms, stamp] = entry;
   const std::uint64_t lag = stamp.reach.seq - std::min(stamp.reach.seq, stamp.base);
   EntryHeader header{};
   header.sizes =
@@ -197,7 +211,7 @@ void Writer::write_entry(std::uint32_t granule, std::string_view key, std::strin
   header.check = stamp.epoch << 32;
   header.reach = stamp.reach.seq & kMaxSeq;
   header.life = stamp.reach.nonce << 40 | std::min(expires_ms, kExpiresMax);
-  header.check |= entry_checksum(header, key, value);
+  header.check |= entry_checksum(header, hash, value);
   char* at = segment_.arena(index_) + std::uint64_t{granule} * kGranule;
   copy_to_shared(at, &header, sizeof header);
   copy_to_shared(at + sizeof header, key.data(), key.size());
@@ -209,13 +223,17 @@ void Writer::publish(SlotRef at, std::uint64_t hash, std::uint32_t granule) {
   slot(at).store(make_slot(hash, granule), kRelease);
 }
 
-void Writer::unlink(SlotRef at, const EntryRef& entry) {
-  slot(at).store(0, kRelease);
-  use(at).store(0, kRelaxed);
-  // seq_cst: either who pins the entry sees this, or is_pinned() below sees the pin (I2).
-  bucket(at.bucket).version.fetch_add(1, std::memory_order_seq_cst);
-  count_out(entry);
-  free_run(entry.run);
+void Writer::unlink(const Found& found) {
+  clear(found.at);
+  retire(found);
+}
+
+// Its slot was cleared or replaced.
+void Writer::retire(const Found& found) {
+  // seq_cst: either who pins the entry sees this, or is_pinned() in free_run() sees the pin (I2).
+  bucket(found.at.bucket).version.fetch_add(1, std::memory_order_seq_cst);
+  count_out(found.entry);
+  free_run(found.entry.run);
 }
 
 // A slot that leads nowhere is damage. Where its bytes are nobody knows; rebuilding finds them.
@@ -236,64 +254,67 @@ void Writer::evict(SlotRef at) {
   }
   PolicyView view = policy_view();
   policy_.on_evict(view, use(at).load(kRelaxed), hash_of(*entry));
-  unlink(at, *entry);
+  unlink({at, *entry});
 }
 
 void Writer::erase(const Found& found) {
   PolicyView view = policy_view();
   policy_.on_remove(view, use(found.at).load(kRelaxed));
-  unlink(found.at, found.entry);
+  unlink(found);
 }
 
-bool Writer::put(std::string_view key, std::uint64_t hash, std::string_view value,
-                 std::uint64_t expires_ms, const Stamp& stamp) {
-  const std::uint64_t granules = entry_granules(key.size(), value.size());
-  const auto give_up = [&] {
-    if (const auto found = find(key, hash)) erase(*found);
-    count(Counter::kTooLarge);
-    return false;
-  };
-  if (granules > g_.arena_granules || key.size() > UINT16_MAX) return give_up();
-  if (!find(key, hash)) make_room_for_one_more(hash);
+bool Writer::put(const NewEntry& entry, std::optional<Found> held) {
+  const std::uint64_t granules = entry_granules(entry.key.size(), entry.value.size());
+  if (granules > g_.arena_granules || entry.key.size() > UINT16_MAX) return give_up(held);
+  if (!held) make_room_for_one_more(entry.hash);
+  const auto at = held ? held->at : empty_slot(entry.hash);
+  if (!at) return give_up(held);  // damage: there was one just now
+  const std::uint32_t word = slot(*at).load(kRelaxed);
   // The last to make room: from here until the slot is stored nothing else may, because nothing
-  // but the map says yet that these granules are taken. It may have evicted or moved what is held
-  // of this key, so that is looked for again.
+  // but the map says yet that these granules are taken.
   const auto start = allocate(static_cast<std::uint32_t>(granules));
-  const auto found = find(key, hash);
-  const auto empty = found ? found->at : empty_slot(hash);
-  if (!start) return give_up();
-  if (!empty) {  // damage: there was one just now
-    arena_.give_back({*start, static_cast<std::uint32_t>(granules)});
-    return give_up();
-  }
+  // It may have evicted what is held of this key, or moved it.
+  if (held && slot(*at).load(kRelaxed) != word) held = found_at(*at);
+  if (!start) return give_up(held);
   fence_before_bytes();
-  write_entry(*start, key, value, expires_ms, stamp);
-
-  Atomic<std::uint16_t>& used = use(*empty);
-  if (found) {
-    // Overwriting is a use.
-    const std::uint32_t tick = stripe_.tick.load(kRelaxed);
-    std::uint16_t was = used.load(kRelaxed);
-    if (!counted(was, tick)) {
-      used.compare_exchange_strong(was, policy_.on_hit(was, tick), kRelaxed);
-    }
+  write_entry(*start, entry);
+  if (held) {
+    count_use(use(*at));  // overwriting is a use
   } else {
     PolicyView view = policy_view();
-    used.store(policy_.on_insert(view, hash), kRelaxed);
+    use(*at).store(policy_.on_insert(view, entry.hash), kRelaxed);
   }
-  publish(*empty, hash, *start);
-  if (found) {
-    bucket(empty->bucket).version.fetch_add(1, std::memory_order_seq_cst);
-    count_out(found->entry);
-    free_run(found->entry.run);
-  }
-  count_in(granules, key.size() + value.size());
+  publish(*at, entry.hash, *start);
+  count_in(granules, entry.key.size() + entry.value.size());
   count(Counter::kStored);
+  if (held) retire(*held);
   return true;
+}
+
+// It does not fit; what is held of the key must not outlive the attempt.
+bool Writer::give_up(const std::optional<Found>& held) {
+  if (held) erase(*held);
+  count(Counter::kTooLarge);
+  return false;
+}
+
+std::optional<Writer::Found> Writer::found_at(SlotRef at) {
+  const auto entry = entry_at(at);
+  if (!entry) return std::nullopt;
+  return Found{at, *entry};
+}
+
+// As a reader counts it.
+void Writer::count_use(Atomic<std::uint16_t>& use) {
+  const std::uint32_t tick = stripe_.tick.load(kRelaxed);
+  std::uint16_t was = use.load(kRelaxed);
+  if (counted(was, tick)) return;
+  use.compare_exchange_strong(was, policy_.on_hit(was, tick), kRelaxed);
 }
 
 // A slot, and a place among the most that the segment was made for.
 void Writer::make_room_for_one_more(std::uint64_t hash) {
+  if (stripe_.entries.load(kRelaxed) > buckets() * kSlotsPerBucket) rebuild();  // damage
   PolicyView view = policy_view();
   policy_.expect(view, hash);
   const std::uint64_t slots = std::uint64_t{g_.buckets_per_stripe} * kSlotsPerBucket;

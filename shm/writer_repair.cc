@@ -34,8 +34,7 @@ void Writer::sweep_if_due() {
     if (keep) return;
     PolicyView view = policy_view();
     policy_.on_remove(view, use(at).load(kRelaxed));
-    slot(at).store(0, kRelease);
-    use(at).store(0, kRelaxed);
+    clear(at);
   });
   raise_versions();
   rebuild();
@@ -83,29 +82,15 @@ void Writer::rebuild() {
 void Writer::mark_pinned_runs() {
   stripe_.quarantined.store(0, kRelaxed);
   for (auto& each : stripe_.quarantine) each.store(0, kRelaxed);
-  const Superblock& block = segment_.superblock();
-  for (std::uint32_t place = 1; place < g_.place_count; ++place) {
-    if (!(block.pinners[place / 64].load(kAcquire) >> place % 64 & 1)) continue;
-    for (const auto& each : segment_.place(place).pins) {
-      const std::uint64_t pin = each.load(kAcquire);
-      const auto granule = static_cast<std::uint32_t>(pin);
-      EntryRef entry;
-      if (pin != make_pin(index_, granule) ||
-          !read_entry_at(segment_.arena(index_), g_.arena_granules, granule, entry) ||
-          !arena_.is_free(entry.run)) {
-        continue;
-      }
-      arena_.take(entry.run);
-      set_aside(entry.run);
-    }
-  }
+  for_each_pinned([this](const EntryRef& entry) {
+    if (!arena_.is_free(entry.run)) return;
+    arena_.take(entry.run);
+    set_aside(entry.run);
+  });
 }
 
 void Writer::clear_everything() {
-  for_each_slot([this](SlotRef at, std::uint32_t) {
-    slot(at).store(0, kRelease);
-    use(at).store(0, kRelaxed);
-  });
+  for_each_slot([this](SlotRef at, std::uint32_t) { clear(at); });
   raise_versions();
   rebuild();
 }
@@ -138,7 +123,7 @@ bool Writer::is_trustworthy(const EntryRef& entry, std::uint32_t word, std::uint
   const auto at = buckets_of(hash);
   return stripe_of(g_, hash) == index_ && (at[0] == bucket || at[1] == bucket) &&
          slot_matches(word, hash) &&
-         entry.header.checksum() == entry_checksum(entry.header, key, value);
+         entry.header.checksum() == entry_checksum(entry.header, hash, value);
 }
 
 void Writer::repair() {

@@ -19,6 +19,9 @@ constexpr std::uint32_t kPlentyShare = 8;
 constexpr std::uint32_t kMoreShare = 1024;    // in a small arena a stretch is too many entries
 constexpr std::uint32_t kCompactStep = 2048;  // granules whose runs are listed at a time
 constexpr int kCompactAttempts = 8;
+constexpr std::uint64_t kManyVictims = 64;
+constexpr std::uint64_t kTooManyVictims = 16'384;  // a hundredth of a second
+constexpr std::size_t kPinsCompared = 256;
 constexpr std::uint32_t kTurnsToRelease = 64;
 constexpr std::uint32_t kTurnsToRebuild = 4096;
 
@@ -53,12 +56,13 @@ void Writer::free_run(Run run) {
   arena_.give_back(run);
   freed_ = run.start;
   stripe_.holes[run.granules % kHoles].store(run.start, kRelaxed);
+  const std::uint32_t bound = stripe_.fit_bound.load(kRelaxed);
+  if (bound >= kBlockGranules) return;
   // The hole may be longer than the run by what was free beside it.
   const Run hole = arena_.stretch_around(run.start, kBlockGranules);
-  if (hole.granules > stripe_.fit_bound.load(kRelaxed)) {
-    const bool cut_short = hole.granules >= kBlockGranules;
-    stripe_.fit_bound.store(cut_short ? UINT32_MAX : hole.granules, kRelaxed);
-  }
+  if (hole.granules <= bound) return;
+  const bool cut_short = hole.granules >= kBlockGranules;
+  stripe_.fit_bound.store(cut_short ? UINT32_MAX : hole.granules, kRelaxed);
 }
 
 std::uint64_t Writer::free_granules() const {
@@ -72,10 +76,21 @@ std::uint64_t Writer::free_granules() const {
 std::optional<std::uint32_t> Writer::allocate(std::uint32_t granules) {
   const std::uint32_t asked = stripe_.allocations.load(kRelaxed) + 1;
   stripe_.allocations.store(asked, kRelaxed);
-  if (stripe_.quarantined.load(kRelaxed) != 0) release_set_aside(asked);
+  if (stripe_.quarantined.load(kRelaxed) != 0) look_after_set_aside(asked);
   if (const auto start = find_room(granules)) return take(*start, granules);
-
-  const std::uint64_t enough = std::uint64_t{granules} + g_.arena_granules / kSlackShare;
+  const std::uint64_t victims = likely_victims(granules);
+  if (victims >= kManyVictims) {
+    // Before so many go: do they have to, and would it help?
+    release_set_aside();
+    if (const auto start = find_room(granules)) return take(*start, granules);
+    if (!fits_between_pins(granules)) return std::nullopt;
+  }
+  if (victims >= kTooManyVictims) {
+    // Others wait for this stripe, and to choose each victim would take too long.
+    if (const auto start = compact(granules)) return take(*start, granules);
+  }
+  std::uint64_t enough = std::uint64_t{granules} + g_.arena_granules / kSlackShare;
+  std::uint64_t step = granules / 4 + g_.arena_granules / kSlackShare;
   while (evict_one()) {
     const Run hole = arena_.stretch_around(freed_, granules);
     if (arena_.is_free({hole.start, granules})) return take(hole.start, granules);
@@ -83,11 +98,20 @@ std::optional<std::uint32_t> Writer::allocate(std::uint32_t granules) {
     // More than is asked for, so that the next ones find room too.
     const std::uint32_t more = std::min(kCompactStep, g_.arena_granules / kMoreShare);
     if (const auto start = compact(std::max(granules, more))) return take(*start, granules);
+    // Something pinned was in the way: another try is worth its time when much more has gone.
+    enough = free_granules() + step;
+    step *= 2;
   }
   // Nothing is left, and still no room: pins hold it back, or the map says too much.
   rebuild();
   if (const auto start = find_room(granules)) return take(*start, granules);
   return std::nullopt;
+}
+
+// Of the size of those that are here.
+std::uint64_t Writer::likely_victims(std::uint32_t granules) const {
+  const std::uint64_t live = std::max<std::uint64_t>(stripe_.live_granules.load(kRelaxed), 1);
+  return std::uint64_t{granules} * stripe_.entries.load(kRelaxed) / live;
 }
 
 // False: there is nothing left to evict.
@@ -165,6 +189,7 @@ std::optional<std::uint32_t> Writer::compact(std::uint32_t granules) {
     }
   }
   arena_.give_back({low, high - low});
+  stripe_.fit_bound.store(UINT32_MAX, kRelaxed);
   return begin;
 }
 
@@ -192,8 +217,7 @@ bool Writer::move_away(std::uint32_t start) {
     if (is_live(entry)) count(Counter::kEvictions);
     PolicyView view = policy_view();
     policy_.on_evict(view, use(*at).load(kRelaxed), hash_of(entry));
-    slot(*at).store(0, std::memory_order_release);
-    use(*at).store(0, kRelaxed);
+    clear(*at);
     count_out(entry);
   }
   version.fetch_add(1, std::memory_order_seq_cst);
@@ -212,12 +236,33 @@ bool Writer::is_pinned(Run run) const {
     for (; places != 0; places &= places - 1) {
       const std::uint32_t place = word * 64 + static_cast<std::uint32_t>(__builtin_ctzll(places));
       if (place >= g_.place_count) break;
-      for (const auto& each : segment_.place(place).pins) {
-        if (each.load(std::memory_order_seq_cst) == pin) return true;
+      const Place& its = segment_.place(place);
+      const std::size_t used = std::min<std::size_t>(its.pins_used.load(), kPins);
+      for (std::size_t i = 0; i < used; ++i) {
+        if (its.pins[i].load() == pin) return true;
       }
     }
   }
   return false;
+}
+
+// Could there be room, if everything that can go went?
+bool Writer::fits_between_pins(std::uint32_t granules) {
+  std::array<Run, kPinsCompared> pinned;
+  std::size_t count = 0;
+  for_each_pinned([&](const EntryRef& entry) {
+    if (count < pinned.size()) pinned[count] = entry.run;
+    ++count;
+  });
+  if (count > pinned.size()) return true;  // who knows
+  std::sort(pinned.begin(), pinned.begin() + static_cast<std::ptrdiff_t>(count),
+            [](Run a, Run b) { return a.start < b.start; });
+  std::uint32_t gap_start = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (pinned[i].start >= gap_start && pinned[i].start - gap_start >= granules) return true;
+    gap_start = std::max(gap_start, pinned[i].end());
+  }
+  return g_.arena_granules - gap_start >= granules;
 }
 
 // No slot points at the run any more, but somebody still reads it.
@@ -232,21 +277,30 @@ void Writer::set_aside(Run run) {
 }
 
 // Now and then: asking for every run at every turn would cost more than it brings.
-void Writer::release_set_aside(std::uint32_t turn) {
+void Writer::look_after_set_aside(std::uint32_t turn) {
   const bool some_not_listed = stripe_.quarantined.load(kRelaxed) > kQuarantine;
   if (some_not_listed && turn % kTurnsToRebuild == 0) return rebuild();
-  if (turn % kTurnsToRelease != 0) return;
+  if (turn % kTurnsToRelease == 0) release_set_aside();
+}
+
+void Writer::release_set_aside() {
+  // Then the count stays above what the list can hold until rebuilding finds them.
+  const bool some_not_listed = stripe_.quarantined.load(kRelaxed) > kQuarantine;
   for (auto& each : stripe_.quarantine) {
     const std::uint64_t word = each.load(kRelaxed);
     if (word == 0) continue;
     const Run run{static_cast<std::uint32_t>(word), static_cast<std::uint32_t>(word >> 32)};
     if (is_pinned(run)) continue;
     each.store(0, kRelaxed);
-    stripe_.quarantined.store(stripe_.quarantined.load(kRelaxed) - 1, kRelaxed);
+    if (!some_not_listed) {
+      const std::uint32_t left = std::max(stripe_.quarantined.load(kRelaxed), 1u) - 1;
+      stripe_.quarantined.store(left, kRelaxed);
+    }
     EntryRef entry;
     // Damage may have put anything here: only what the map and the entry agree on is freed.
     const bool sound = read_entry_at(segment_.arena(index_), g_.arena_granules, run.start, entry) &&
-                       entry.run.granules == run.granules && !slot_of(entry);
+                       entry.run.granules == run.granules && arena_.is_taken(run) &&
+                       !slot_of(entry);
     if (sound) free_run(run);
   }
 }

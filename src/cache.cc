@@ -31,10 +31,10 @@ namespace larder {
 namespace {
 
 using shm::Counter;
+using shm::kBatch;
 using shm::Stored;
 using std::chrono::milliseconds;
 
-constexpr std::size_t kBatch = 32;  // keys of a get_many that are looked up at a time
 constexpr milliseconds kTtlMax{100ll * 366 * 24 * 3'600 * 1'000};
 constexpr milliseconds kSubscriptionTimeoutLeast{500};
 constexpr milliseconds kSubscriptionTimeoutMost{2000};
@@ -144,7 +144,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     }
   }
 
-  Status start() { return is_started() ? Status() : start_in_this_process(); }
+  [[gnu::noinline]] Status start() { return is_started() ? Status() : start_in_this_process(); }
 
   // ---- reading ----
 
@@ -174,10 +174,14 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     }
     (void)start();
     Status first;
-    for (std::size_t done = 0; done < keys.size(); done += kBatch) {
-      const std::size_t now = std::min(kBatch, keys.size() - done);
-      Status s = get_batch(keys.subspan(done, now), lookups.subspan(done, now));
+    while (!keys.empty()) {
+      std::size_t now = 0;
+      while (now < std::min(keys.size(), kBatch) && is_key(keys[now])) ++now;
+      Status s = now > 0 ? get_batch(keys.first(now), lookups.first(now))
+                         : bad_key(keys[now++], lookups[0]);
       if (first.ok()) first = std::move(s);
+      keys = keys.subspan(now);
+      lookups = lookups.subspan(now);
     }
     return first;
   }
@@ -214,11 +218,13 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (value.size() > options_.push_max_bytes) announce = sync::Announce::kInvalidation;
 
     const std::string_view name = full_key(key);
-    const shm::Sample sample = table_.sample(name);
-    const std::uint64_t deadline = deadline_after(shm::now_ms(), ttl);
+    // A look at the clock is a tenth of a local set.
+    const std::uint64_t asked_ms = ttl.count() > 0 ? shm::now_ms() : 0;
+    const std::uint64_t deadline = deadline_after(asked_ms, ttl);
     table_.count(Counter::kSets);
-    if (!client_) return set_local_only({name, value, deadline}, sample);
+    if (!client_) return set_local_only({name, value, deadline});
 
+    const shm::Sample sample = table_.sample(name);
     const auto written = client_->set(name, value, ttl, announce);
     if (!written) return failed_change(name, written.status());
     // Refused, too large or busy: then there is no copy here that could be older.
@@ -326,7 +332,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
  private:
   // Has the leader's heartbeat moved lately, by this process's own looks and clock?
-  bool heart_beats() noexcept {
+  [[gnu::noinline]] bool heart_beats() noexcept {
     const std::uint64_t beat =
         table_.segment().superblock().sync.heartbeat.load(std::memory_order_relaxed);
     const std::uint64_t now = shm::now_ms();
@@ -372,7 +378,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return !key.empty() && options_.key_prefix.size() + key.size() <= kKeyMaxBytes;
   }
 
-  Status bad_key(std::string_view key, Lookup & lookup) const {
+  [[gnu::noinline]] Status bad_key(std::string_view key, Lookup & lookup) const {
     missed(lookup);
     return check_key(key);
   }
@@ -389,7 +395,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return true;
   }
 
-  static bool missed(Lookup & lookup) {
+  [[gnu::noinline]] static bool missed(Lookup & lookup) {
     lookup.source = Source::kNone;
     lookup.stale = false;
     lookup.value.clear();
@@ -410,57 +416,41 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return start();
   }
 
-  // Prefix and key. The bytes live until the thread's next call.
-  std::string_view full_key(std::string_view key) const {
-    return options_.key_prefix.empty() ? key : prefixed(key);
+  // Prefix and key. The bytes live until the thread's next call, in one of its places for them.
+  std::string_view full_key(std::string_view key, std::size_t place = 0) const {
+    return options_.key_prefix.empty() ? key : prefixed(key, place);
   }
-  [[gnu::noinline]] std::string_view prefixed(std::string_view key) const {
-    thread_local std::string name;
-    name.assign(options_.key_prefix).append(key);
-    return name;
+  [[gnu::noinline]] std::string_view prefixed(std::string_view key, std::size_t place) const {
+    thread_local std::array<std::string, kBatch> names;
+    return names[place].assign(options_.key_prefix).append(key);
   }
 
+  // At most kBatch keys, all of them good.
   Status get_batch(std::span<const std::string_view> keys, std::span<Lookup> lookups) {
+    std::array<std::string_view, kBatch> names;
+    if (!options_.key_prefix.empty()) {
+      for (std::size_t i = 0; i < keys.size(); ++i) names[i] = prefixed(keys[i], i);
+      keys = std::span(names).first(keys.size());
+    }
+    const bool stale = !in_sync();  // before any value is read, as in read_local()
+    const std::uint32_t hits = table_.get_batch(
+        keys, [&lookups](std::size_t i) -> std::string& { return lookups[i].value; });
     Status first;
-    const auto note = [&first](Status s) {
-      if (first.ok()) first = std::move(s);
-    };
-    std::array<shm::BatchedGet, kBatch> gets;
-    std::array<std::size_t, kBatch> numbers;  // of the keys that can be asked for
-    thread_local std::array<std::string, kBatch> names;
-    std::size_t count = 0;
     for (std::size_t i = 0; i < keys.size(); ++i) {
-      lookups[i].source = Source::kNone;
-      lookups[i].stale = false;
-      if (Status s = check_key(keys[i]); !s.ok()) {
-        lookups[i].value.clear();
-        note(std::move(s));
+      if (hits >> i & 1) [[likely]] {
+        lookups[i].source = Source::kLocal;
+        lookups[i].stale = stale;
+        if (stale) table_.count(Counter::kStaleHits);
         continue;
       }
-      std::string_view name = keys[i];
-      if (!options_.key_prefix.empty()) {
-        name = names[count].assign(options_.key_prefix).append(keys[i]);
-      }
-      gets[count] = {name, &lookups[i].value};
-      numbers[count++] = i;
-    }
-    const bool was_in_sync = in_sync();
-    table_.get_many({gets.data(), count});
-    for (std::size_t i = 0; i < count; ++i) {
-      Lookup& lookup = lookups[numbers[i]];
-      if (gets[i].hit) {
-        lookup.source = Source::kLocal;
-        lookup.stale = !was_in_sync;
-        if (lookup.stale) table_.count(Counter::kStaleHits);
-      } else {
-        lookup.value.clear();
-        if (client_) note(fetch(gets[i].key, lookup));
-      }
+      missed(lookups[i]);
+      if (!client_) continue;
+      if (Status s = fetch(keys[i], lookups[i]); first.ok()) first = std::move(s);
     }
     return first;
   }
 
-  Status fetch(std::string_view name, Lookup & lookup) {
+  [[gnu::noinline]] Status fetch(std::string_view name, Lookup & lookup) {
     const shm::Sample sample = table_.sample(name);
     const std::uint64_t asked_ms = shm::now_ms();
     auto fetched = client_->fetch(name);
@@ -480,8 +470,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return {};
   }
 
-  Status set_local_only(const shm::Record& record, const shm::Sample& sample) {
-    switch (table_.set(record, sample, {})) {
+  Status set_local_only(const shm::Record& record) {
+    switch (table_.set(record)) {
       case Stored::kStored:
       case Stored::kRefused:
         return {};  // cleared in the same moment
@@ -610,7 +600,7 @@ Result<Lookup> Cache::get(std::string_view key) {
   if (Status s = get(key, lookup); !s.ok()) return s;
   return lookup;
 }
-Status Cache::get(std::string_view key, Lookup& lookup) {
+[[gnu::flatten]] Status Cache::get(std::string_view key, Lookup& lookup) {
   return impl_ ? impl_->get(key, lookup) : closed();
 }
 Status Cache::get_local(std::string_view key, Lookup& lookup) {

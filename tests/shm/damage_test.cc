@@ -2,6 +2,8 @@
 // round runs in a child with a deadline.
 #include <doctest/doctest.h>
 
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "shm/entry.h"
@@ -60,8 +62,8 @@ void use_everything(Home& home, Table& table, Random& random) {
       case 6: {
         std::string values[2];
         const std::string other = key_of(i);
-        BatchedGet gets[] = {{key, &values[0]}, {other, &values[1]}};
-        table.get_many(gets);
+        const std::string_view keys[] = {key, other};
+        (void)table.get_batch(keys, [&](std::size_t at) -> std::string& { return values[at]; });
         break;
       }
       default:
@@ -184,6 +186,55 @@ TEST_CASE("a segment of nothing but one value harms nobody") {
       2);
   survive([](Segment& s, Random&) { std::memset(test::at(s, 0), 1, s.geometry().segment_bytes); },
           3);
+}
+
+TEST_CASE("a key that claims to reach beyond the segment is not compared to its end") {
+  constexpr std::uint32_t kClaimed = 65'000;
+  Home home;
+  Forked child([&](Steps&) {
+    auto table = home.table();
+    Segment& segment = table->segment();
+    const Geometry& g = segment.geometry();
+    const char* end = test::at(segment, 0) + g.segment_bytes;
+    // What lies behind the segment must not be touched; if something does already, it says nothing.
+    (void)mmap(const_cast<char*>(end), 1u << 20, PROT_NONE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    const std::uint32_t last = g.stripe_count - 1;
+    const std::string neighbour = test::keys_of_stripe(segment, last, 1)[0];
+    (void)test::put(*table, neighbour, "v");
+    std::string key(kClaimed, 'k');
+    for (std::uint64_t i = 0; stripe_of(g, segment.hash(key)) != last; ++i) {
+      std::memcpy(key.data(), &i, sizeof i);
+    }
+    // A header at the arena's end whose key begins like the one that is asked for, as far as it is
+    // there at all.
+    const std::uint32_t granule = g.arena_granules - 5;
+    char* start = segment.arena(last) + std::uint64_t{granule} * kGranule;
+    const std::uint64_t sizes = std::uint64_t{kClaimed} << 32;
+    std::memcpy(start, &sizes, sizeof sizes);
+    std::memcpy(start + sizeof(EntryHeader), key.data(),
+                static_cast<std::size_t>(end - start) - sizeof(EntryHeader));
+    const std::uint64_t hash = segment.hash(key);
+    segment.bucket(last, place_of(segment, hash).home).slots[0].store(make_slot(hash, granule));
+    std::string value;
+    return table->get(key, value) ? 1 : 0;
+  });
+  CHECK(child.wait() == 0);
+}
+
+TEST_CASE("a count of entries that lies costs no entry") {
+  Home home;
+  auto table = home.table();
+  fill(*table, 1000);
+  Segment& segment = table->segment();
+  for (std::uint32_t i = 0; i < segment.geometry().stripe_count; ++i) {
+    segment.stripe(i).entries.store(UINT32_MAX / 2);
+  }
+  for (std::uint64_t i = 1000; i < 1100; ++i) {
+    REQUIRE(test::put(*table, key_of(i), "v") == Stored::kStored);
+  }
+  CHECK(test::counted(*table, Counter::kEvictions) == 0);
+  CHECK(test::faults(segment) == "");
 }
 
 TEST_CASE("bytes that change while they are used harm nobody") {

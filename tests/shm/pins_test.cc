@@ -224,6 +224,68 @@ TEST_CASE(
   expect_all_released(*table);
 }
 
+TEST_CASE("a set that has no room between what is pinned costs nobody else anything") {
+  Home home;
+  auto table = home.table();
+  Segment& segment = table->segment();
+  const std::size_t most = test::most_value_bytes(segment, "large");
+  const auto keys = test::keys_of_stripe(segment, 0, 4000);
+  std::vector<Pinned> views;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    REQUIRE(put(*table, keys[i], test::make_value(keys[i], i, 300)) == Stored::kStored);
+    if (i % 500 == 250) views.push_back(pinned(*table, keys[i]));
+  }
+  const std::uint64_t evictions = test::counted(*table, Counter::kEvictions);
+  const std::string_view large = keys[0];  // of the same stripe
+  CHECK(put(*table, large, std::string(most / 2, 'l')) == Stored::kTooLarge);
+  CHECK(test::counted(*table, Counter::kEvictions) == evictions);
+  // Between two of them there is room.
+  CHECK(put(*table, large, std::string(most / 16, 'l')) == Stored::kStored);
+  CHECK(test::faults(segment) == "");
+  for (const Pinned& view : views) unpin(view);
+  CHECK(put(*table, large, std::string(most / 2, 'l')) == Stored::kStored);
+  expect_all_released(*table);
+}
+
+TEST_CASE("what nobody pins any more is used before anybody has to go") {
+  Home home;
+  auto table = home.table();
+  Segment& segment = table->segment();
+  const auto keys = test::keys_of_stripe(segment, 0, 1002);
+  const std::size_t most = test::most_value_bytes(segment, keys[0]);
+  REQUIRE(put(*table, keys[0], std::string(most / 4 * 3, 'l')) == Stored::kStored);
+  const Pinned view = pinned(*table, keys[0]);
+  REQUIRE(put(*table, keys[0], "small") == Stored::kStored);
+  for (std::size_t i = 2; i < keys.size(); ++i) {
+    REQUIRE(put(*table, keys[i], "others") == Stored::kStored);
+  }
+  unpin(view);
+  CHECK(put(*table, keys[1], std::string(most / 4 * 3, 'm')) == Stored::kStored);
+  CHECK(test::counted(*table, Counter::kEvictions) == 0);
+  CHECK(test::faults(segment) == "");
+}
+
+TEST_CASE("more room than is listed comes back too when nobody pins it any more") {
+  constexpr int kWritesUntilRebuilt = 4096;
+  Home home;
+  auto one = home.table();
+  auto two = home.table();  // a process pins so many values only, and these are one process's twice
+  Segment& segment = one->segment();
+  const auto keys = test::keys_of_stripe(segment, 0, kQuarantine + 9);
+  std::vector<Pinned> views;
+  for (std::size_t i = 0; i + 1 < keys.size(); ++i) {
+    REQUIRE(put(*one, keys[i], std::string(8000, 'v')) == Stored::kStored);
+    views.push_back(pinned(i < kQuarantine / 2 ? *one : *two, keys[i]));
+    REQUIRE(test::erase(*one, keys[i]) == Stored::kStored);
+  }
+  for (const Pinned& view : views) unpin(view);
+  for (int i = 0; i < kWritesUntilRebuilt; ++i) {
+    REQUIRE(put(*one, keys.back(), "small") == Stored::kStored);
+  }
+  CHECK(pinned_bytes(*one) == 0);
+  CHECK(test::faults(segment) == "");
+}
+
 // ---- processes --------------------------------------------------------------------------------
 
 TEST_CASE("the pins of a killed process are given up by whoever reaps it") {

@@ -155,8 +155,8 @@ TEST_CASE("the geometry of every size fits its file, and sizes out of bounds are
 
 TEST_CASE("a segment for a number of entries has slots for all of them, or says that it cannot") {
   for (std::uint64_t bytes = kSegmentMinBytes; bytes <= 64ull << 30; bytes *= 4) {
-    for (const std::uint64_t most :
-         {1ull, 2ull, 100ull, 255ull, 1000ull, 77'777ull, 10'000'000ull, 1ull << 40, ~0ull}) {
+    for (const std::uint64_t most : {1ull, 2ull, 100ull, 255ull, 1000ull, 77'777ull, 10'000'000ull,
+                                     1ull << 40, 1ull << 63, ~0ull}) {
       CAPTURE(bytes);
       CAPTURE(most);
       const auto planned = plan_geometry(bytes, most);

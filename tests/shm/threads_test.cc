@@ -46,9 +46,10 @@ TEST_CASE("readers never see half a value while writers overwrite, remove and ev
       const std::uint64_t i = random.below(kKeys);
       const std::string key = key_of(i);
       if (random.one_in(4)) {
-        BatchedGet batch[] = {{key, &value}};
-        table->get_many(batch);
-        if (!batch[0].hit) continue;
+        const std::string_view batch[] = {key};
+        if (table->get_batch(batch, [&](std::size_t) -> std::string& { return value; }) == 0) {
+          continue;
+        }
       } else if (!table->get(key, value)) {
         continue;
       }
@@ -143,6 +144,32 @@ TEST_CASE(
   for (int i = 0; i < 64; ++i) CHECK(test::put(*table, "k", "v") == Stored::kStored);
   CHECK(totals(table->segment()).pinned_bytes == 0);
   CHECK(test::faults(table->segment()).empty());
+}
+
+TEST_CASE("a key that is held is found while the index grows and others are stored") {
+  constexpr std::uint64_t kHeld = 300;
+  constexpr std::uint64_t kOthers = 8000;
+  for (std::uint64_t round = 0; round < 30; ++round) {
+    Home home;
+    auto table = home.table(std::chrono::seconds(10));
+    for (std::uint64_t i = 0; i < kHeld; ++i) test::put(*table, key_of(i), "held");
+    const std::uint32_t before = table->segment().stripe(0).index.load();
+    std::atomic<bool> stop{false};
+    std::thread writer([&] {
+      for (std::uint64_t i = 0; i < kOthers; ++i) test::put(*table, "o" + std::to_string(i), "x");
+      stop.store(true);
+    });
+    Random random(round);
+    std::string value;
+    std::uint64_t misses = 0;
+    while (!stop.load(std::memory_order_relaxed)) {
+      misses += table->get(key_of(random.below(kHeld)), value) ? 0 : 1;
+    }
+    writer.join();
+    REQUIRE(test::counted(*table, Counter::kEvictions) == 0);
+    CHECK(misses == 0);
+    CHECK(table->segment().stripe(0).index.load() >= 8 * before);
+  }
 }
 
 TEST_CASE("threads and tables of one process exclude each other in a stripe") {
