@@ -229,7 +229,7 @@ struct Stripe {
   Atomic<std::uint32_t> quarantined;
   Atomic<std::uint32_t> allocations;  // how often room was asked for
   alignas(8) Atomic<std::uint64_t> quarantine[kQuarantine];
-  // Where the last run of each length (modulo their number) was given back.
+  // The first of a list of holes of each length (modulo their number), see Writer::push_hole.
   alignas(kCacheLine) Atomic<std::uint32_t> holes[kHoles];
   PolicyWords policy;
 };

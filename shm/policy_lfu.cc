@@ -207,7 +207,7 @@ struct Ranks {
   Lanes in_window;
 };
 
-Ranks rank(Lanes use, std::uint32_t tick) {
+[[gnu::always_inline]] inline Ranks rank(Lanes use, std::uint32_t tick) {
   const Lanes age = (all(tick) - use) & all(kUseTickMask);
   const Lanes epochs = all(epoch_at(tick)) - (use >> kEpochTickBits);  // modulo 8
   // Halved once for each epoch, that is by its bits.
@@ -257,27 +257,23 @@ class Search {
 
   // Words of empty slots may be stale: one that is picked is cleaned, and there is another search.
   Sample sample() const {
-    Sample found = search();
+    Sample found = search(0, sampled_);
     for (std::uint32_t i = 0; i < kSampleBuckets * kSlotsPerBucket; ++i) {
       if (clean(found.candidate) && clean(found.victim)) break;
-      found = search();
+      found = search(0, sampled_);
     }
     return found;
   }
 
-  // A candidate beyond the sample.
+  // A candidate beyond the sample: the oldest of the window in the first buckets that have any.
   Pick look_further() const {
-    Pick oldest;
     const std::uint32_t end = std::min(kLookBuckets, count_);
-    for (std::uint32_t i = sampled_; i < end && oldest.none(); ++i) {
-      const Bucket& line = bucket(i);
-      for (std::uint32_t slot = 0; slot < kSlotsPerBucket; ++slot) {
-        const std::uint16_t use = line.use[slot].load(kRelaxed);
-        if (region_of(use) != kWindow || line.slots[slot].load(kRelaxed) == 0) continue;
-        if (age_of(use, tick_) >= oldest.rank) oldest = {age_of(use, tick_) + 1, {index(i), slot}};
-      }
+    for (std::uint32_t i = sampled_; i + kSampleBuckets <= end; i += kSampleBuckets) {
+      if (!any_in_window(i)) continue;
+      const Pick found = search(i, kSampleBuckets).candidate;
+      if (clean(found)) return found;
     }
-    return oldest;
+    return {};
   }
 
   // Anything at all. It is nowhere by its word, so it cannot have been found.
@@ -332,11 +328,33 @@ class Search {
   Bucket& bucket(std::uint32_t i) const { return view_.buckets[index(i)]; }
   Atomic<std::uint16_t>& use(SlotRef at) const { return view_.buckets[at.bucket].use[at.slot]; }
 
-  Sample search() const {
-    std::uint16_t words[kWords] = {};
-    for (std::uint32_t i = 0; i < sampled_; ++i) {
-      copy_from_shared(words + i * kSlots, bucket(i).use, sizeof bucket(i).use);
+  using Words = std::uint16_t[kWords];
+
+  // Of `buckets` buckets from number `first` on; zeros follow.
+  void load_words(std::uint32_t first, std::uint32_t buckets, Words& words) const {
+    for (std::uint32_t i = 0; i < buckets; ++i) {
+      copy_from_shared(words + i * kSlots, bucket(first + i).use, sizeof bucket(i).use);
     }
+    std::fill(words + buckets * kSlots, words + kWords, std::uint16_t{0});
+  }
+
+  bool any_in_window(std::uint32_t first) const {
+    Words words;
+    load_words(first, kSampleBuckets, words);
+    Lanes any{};
+    for (std::uint32_t group = 0; group < kWords / kLanes; ++group) {
+      Lanes use;
+      std::memcpy(&use, words + group * kLanes, sizeof use);
+      any |= equal(use >> 14, all(kWindow));
+    }
+    std::uint64_t halves[2];
+    std::memcpy(halves, &any, sizeof halves);
+    return (halves[0] | halves[1]) != 0;
+  }
+
+  Sample search(std::uint32_t first, std::uint32_t buckets) const {
+    Words words;
+    load_words(first, buckets, words);
     Best candidate;
     Best victim;
     Lanes in_window{};
@@ -348,14 +366,14 @@ class Search {
       victim.meet(ranks.victim, group);
       in_window -= ranks.in_window;
     }
-    Sample found{.candidate = pick(candidate), .victim = pick(victim)};
+    Sample found{.candidate = pick(candidate, first), .victim = pick(victim, first)};
     for (std::uint32_t i = 0; i < kLanes; ++i) found.window += in_window[i];
     return found;
   }
 
-  Pick pick(const Best& best) const {
+  Pick pick(const Best& best, std::uint32_t first) const {
     const auto [rank, number] = best.get();
-    return {rank, {index(number / kSlots), number % kSlots}};
+    return {rank, {index(first + number / kSlots), number % kSlots}};
   }
 
   // False: the slot is empty.

@@ -122,6 +122,10 @@ inline std::uint64_t load_word(const char* from, std::size_t i) noexcept {
   auto* words = reinterpret_cast<std::uint64_t*>(const_cast<char*>(from));
   return std::atomic_ref<std::uint64_t>(words[i]).load(std::memory_order_relaxed);
 }
+inline void store_word(char* to, std::uint64_t word) noexcept {
+  std::atomic_ref<std::uint64_t>(*reinterpret_cast<std::uint64_t*>(to))
+      .store(word, std::memory_order_relaxed);
+}
 inline EntryHeader load_header(const char* from) noexcept {
   return {load_word(from, 0), load_word(from, 1), load_word(from, 2), load_word(from, 3)};
 }
@@ -135,27 +139,34 @@ inline std::uint32_t version_after_copy(const std::atomic<std::uint32_t>& versio
 // Between the versions that were raised and the first byte of what is written in freed space.
 inline void fence_before_bytes() noexcept { std::atomic_thread_fence(std::memory_order_release); }
 
-// Bit i: slot i may hold a key of this tag. A hint; a slot is loaded again before it is followed.
-inline std::uint32_t slots_with_tag(const Bucket& bucket, std::uint64_t hash) noexcept {
-  const std::uint32_t tag = tag_of(hash) >> kGranuleBits;
+// Bit i: slot i, shifted right by `shift`, is `wanted`. Hints; a slot is loaded again before it is
+// followed.
+template <int shift>
+inline std::uint32_t slots_equal(const Bucket& bucket, std::uint32_t wanted) noexcept {
 #if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
   // The third load takes the first policy words with it; its upper half is not looked at.
   const auto* at = reinterpret_cast<const __m128i*>(&bucket);
-  const __m128i wanted = _mm_set1_epi32(static_cast<int>(tag));
+  const __m128i four = _mm_set1_epi32(static_cast<int>(wanted));
   const auto equal = [&](int number) {
-    const __m128i tags = _mm_srli_epi32(_mm_load_si128(at + number), kGranuleBits);
+    const __m128i slots = _mm_srli_epi32(_mm_load_si128(at + number), shift);
     return static_cast<std::uint32_t>(
-        _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(tags, wanted))));
+        _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(slots, four))));
   };
   return equal(0) | equal(1) << 4 | (equal(2) & 3) << 8;
 #else
   std::uint32_t found = 0;
   for (std::size_t i = 0; i < kSlotsPerBucket; ++i) {
-    const bool same = bucket.slots[i].load(std::memory_order_relaxed) >> kGranuleBits == tag;
+    const bool same = bucket.slots[i].load(std::memory_order_relaxed) >> shift == wanted;
     found |= static_cast<std::uint32_t>(same) << i;
   }
   return found;
 #endif
+}
+inline std::uint32_t slots_with_tag(const Bucket& bucket, std::uint64_t hash) noexcept {
+  return slots_equal<kGranuleBits>(bucket, tag_of(hash) >> kGranuleBits);
+}
+inline std::uint32_t empty_slots(const Bucket& bucket) noexcept {
+  return slots_equal<0>(bucket, 0);
 }
 
 }  // namespace larder::shm

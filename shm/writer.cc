@@ -87,9 +87,8 @@ std::optional<SlotRef> Writer::slot_of(const EntryRef& entry) {
 
 std::optional<SlotRef> Writer::empty_slot(std::uint64_t hash) {
   for (const std::uint32_t b : buckets_of(hash)) {
-    for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
-      if (bucket(b).slots[i].load(kRelaxed) == 0) return SlotRef{b, i};
-    }
+    const std::uint32_t empty = empty_slots(bucket(b));
+    if (empty != 0) return SlotRef{b, static_cast<std::uint32_t>(std::countr_zero(empty))};
   }
   return std::nullopt;
 }

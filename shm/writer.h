@@ -125,6 +125,8 @@ class Writer {
   std::optional<std::uint32_t> allocate(std::uint32_t granules);
   std::optional<std::uint32_t> find_room(std::uint32_t granules);
   std::uint32_t take(std::uint32_t start, std::uint32_t granules);
+  void push_hole(Run run);
+  std::optional<std::uint32_t> pop_hole(std::uint32_t granules);
   void free_run(Run run);
   std::uint64_t free_granules() const;
   std::uint64_t likely_victims(std::uint32_t granules) const;

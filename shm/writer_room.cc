@@ -36,8 +36,7 @@ std::uint32_t Writer::take(std::uint32_t start, std::uint32_t granules) {
 }
 
 std::optional<std::uint32_t> Writer::find_room(std::uint32_t granules) {
-  const std::uint32_t hole = stripe_.holes[granules % kHoles].load(kRelaxed);
-  if (arena_.is_free({hole, granules})) return hole;
+  if (const auto hole = pop_hole(granules)) return hole;
   const std::uint32_t next = stripe_.next_granule.load(kRelaxed);
   if (arena_.is_free({next, granules})) return next;
   // With plenty of room there is no need to look for the best.
@@ -51,11 +50,29 @@ std::optional<std::uint32_t> Writer::find_room(std::uint32_t granules) {
   return found;
 }
 
+// Holes of one length are listed, the last one first: each begins with where the one before is. The
+// map alone says what is free, so a list may end, or lead, anywhere.
+void Writer::push_hole(Run run) {
+  Atomic<std::uint32_t>& first = stripe_.holes[run.granules % kHoles];
+  fence_before_bytes();
+  store_word(segment_.arena(index_) + std::uint64_t{run.start} * kGranule, first.load(kRelaxed));
+  first.store(run.start, kRelaxed);
+}
+
+std::optional<std::uint32_t> Writer::pop_hole(std::uint32_t granules) {
+  Atomic<std::uint32_t>& first = stripe_.holes[granules % kHoles];
+  const std::uint32_t hole = first.load(kRelaxed);
+  if (!arena_.is_free({hole, granules})) return std::nullopt;
+  const char* start = segment_.arena(index_) + std::uint64_t{hole} * kGranule;
+  first.store(static_cast<std::uint32_t>(load_word(start, 0)), kRelaxed);
+  return hole;
+}
+
 void Writer::free_run(Run run) {
   if (is_pinned(run)) return set_aside(run);
   arena_.give_back(run);
   freed_ = run.start;
-  stripe_.holes[run.granules % kHoles].store(run.start, kRelaxed);
+  push_hole(run);
   const std::uint32_t bound = stripe_.fit_bound.load(kRelaxed);
   if (bound >= kBlockGranules) return;
   // The hole may be longer than the run by what was free beside it.
@@ -91,9 +108,18 @@ std::optional<std::uint32_t> Writer::allocate(std::uint32_t granules) {
   }
   std::uint64_t enough = std::uint64_t{granules} + g_.arena_granules / kSlackShare;
   std::uint64_t step = granules / 4 + g_.arena_granules / kSlackShare;
-  while (evict_one()) {
+  for (;;) {
+    const std::uint32_t bound = stripe_.fit_bound.load(kRelaxed);
+    if (!evict_one()) break;
     const Run hole = arena_.stretch_around(freed_, granules);
-    if (arena_.is_free({hole.start, granules})) return take(hole.start, granules);
+    if (arena_.is_free({hole.start, granules})) {
+      // The longest stretch by far, if it has made the bound rise: what is left of it is known.
+      const std::uint32_t raised = stripe_.fit_bound.load(kRelaxed);
+      if (raised > bound && raised < kBlockGranules) {
+        stripe_.fit_bound.store(std::max(bound, raised - granules), kRelaxed);
+      }
+      return take(hole.start, granules);
+    }
     if (free_granules() < enough) continue;
     // More than is asked for, so that the next ones find room too.
     const std::uint32_t more = std::min(kCompactStep, g_.arena_granules / kMoreShare);
