@@ -11,7 +11,7 @@ constexpr std::uint64_t kUnknown = UINT64_MAX;  // a block's summary that has to
 
 // `count` ones from bit `from` on; count 1 to 64.
 constexpr std::uint64_t ones(std::uint32_t from, std::uint32_t count) {
-  return (count == 64 ? ~0ull : (1ull << count) - 1) << from;
+  return ~0ull >> (64 - count) << from;
 }
 
 // Without the instruction, which not every x86-64 has, std::popcount calls a function.
@@ -86,15 +86,14 @@ Run Arena::stretch_around(std::uint32_t granule, std::uint32_t limit) const noex
 
 template <class Change>
 void Arena::change(Run run, Change&& change) noexcept {
-  // The last granule keeps its zero.
-  for (std::uint32_t at = run.start; at + 1 < run.end();) {
-    const std::uint32_t count = std::min(64 - at % 64, run.end() - 1 - at);
+  const std::uint32_t last = run.end() - 1;  // keeps its zero
+  for (std::uint32_t at = run.start; at < last;) {
+    const std::uint32_t end = std::min((at | 63) + 1, last);
     Atomic<std::uint64_t>& word = map_[at / 64];
-    word.store(change(word.load(kRelaxed), ones(at % 64, count)), kRelaxed);
-    at += count;
+    word.store(change(word.load(kRelaxed), ones(at % 64, end - at)), kRelaxed);
+    at = end;
   }
-  for (std::uint32_t block = run.start / kBlockGranules; block <= (run.end() - 1) / kBlockGranules;
-       ++block) {
+  for (std::uint32_t block = run.start / kBlockGranules; block <= last / kBlockGranules; ++block) {
     summaries_[block].store(kUnknown, kRelaxed);
   }
 }

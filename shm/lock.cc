@@ -42,10 +42,8 @@ bool swap_word(Stripe& stripe, std::uint32_t from, std::uint32_t to) noexcept {
 
 }  // namespace
 
-Acquired acquire(Stripe& stripe, std::uint32_t self, Processes& processes,
-                 std::chrono::milliseconds timeout) {
-  if (swap_word(stripe, 0, self)) [[likely]]
-    return Acquired::kClean;
+Acquired acquire_taken(Stripe& stripe, std::uint32_t self, Processes& processes,
+                       std::chrono::milliseconds timeout) {
   for (int i = 0; i < kSpins; ++i) {
     cpu_relax();
     if (stripe.lock.load(std::memory_order_relaxed) == 0 && swap_word(stripe, 0, self)) {

@@ -22,9 +22,20 @@ enum class Acquired {
   kTimeout,
 };
 
+Acquired acquire_taken(Stripe& stripe, std::uint32_t self, Processes& processes,
+                       std::chrono::milliseconds timeout);
+
 // Zero timeout: tries once, taking over from the dead included.
-Acquired acquire(Stripe& stripe, std::uint32_t self, Processes& processes,
-                 std::chrono::milliseconds timeout);
+inline Acquired acquire(Stripe& stripe, std::uint32_t self, Processes& processes,
+                        std::chrono::milliseconds timeout) {
+  std::uint32_t free = 0;
+  // acquire: pairs with the release in release(): the stripe is as the last owner left it.
+  if (stripe.lock.compare_exchange_strong(free, self, std::memory_order_acquire,
+                                          std::memory_order_relaxed)) [[likely]] {
+    return Acquired::kClean;
+  }
+  return acquire_taken(stripe, self, processes, timeout);
+}
 
 // False when the lock was not ours any more: somebody took us for dead. What was written since may
 // mix with another's writes, so the caller must count and report it.

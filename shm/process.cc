@@ -73,13 +73,6 @@ constexpr std::uint64_t kMarkMask = (1ull << kMarkBits) - 1;
 
 Processes::~Processes() { leave(); }
 
-bool Processes::holds_place(std::uint32_t owner) const noexcept {
-  const std::uint32_t index = owner_place(owner);
-  if (index == 0 || index >= segment_.geometry().place_count) return false;
-  const std::uint64_t state = segment_.place(index).state.load(std::memory_order_acquire);
-  return state_alive(state) && make_owner(index, state_incarnation(state)) == (owner & ~kWaiters);
-}
-
 // Somebody may have taken us for dead and freed our place; a name that nobody honours any more
 // would let everybody into the stripes that we lock. Then we take another.
 Result<std::uint32_t> Processes::self() {

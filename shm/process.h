@@ -36,6 +36,14 @@ class Processes {
 
   // This process's owner word, registering if need be. kNoSpace: the table is full of the living.
   Result<std::uint32_t> self();
+  // The same; 0 where that fails.
+  std::uint32_t self_or_none() {
+    const std::uint32_t owner = self_if_registered();
+    if (owner != 0 && holds_place(owner)) [[likely]]
+      return owner;
+    const auto entered = enter();
+    return entered ? *entered : 0;
+  }
   // The same without registering; 0 when this process has no place (yet).
   std::uint32_t self_if_registered() const noexcept;
   // Adds to this process's counters, or to those of the departed while it has no place. Prefork
@@ -96,6 +104,13 @@ inline std::uint32_t Processes::self_if_registered() const noexcept {
   // acquire: pairs with the release in enter(), owner_ is of this generation.
   if (!is_here(generation_.load(std::memory_order_acquire))) return 0;
   return owner_.load(std::memory_order_relaxed);
+}
+
+inline bool Processes::holds_place(std::uint32_t owner) const noexcept {
+  const std::uint32_t index = owner_place(owner);
+  if (index == 0 || index >= segment_.geometry().place_count) return false;
+  const std::uint64_t state = segment_.place(index).state.load(std::memory_order_acquire);
+  return state_alive(state) && make_owner(index, state_incarnation(state)) == (owner & ~kWaiters);
 }
 
 inline void Processes::count(Counter counter, std::uint64_t by) noexcept {

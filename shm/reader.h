@@ -73,8 +73,8 @@ class Reader {
 
   // A look in three steps, for many keys at once: each asks for the memory that the next one wants,
   // and is taken for all keys before the next.
-  Approach approach(std::string_view key) const noexcept {
-    const std::uint64_t hash = this->hash(key);
+  Approach approach(std::string_view key) const noexcept { return approach(hash(key)); }
+  Approach approach(std::uint64_t hash) const noexcept {
     const std::uint32_t in = stripe(hash);
     const std::uint32_t buckets = buckets_in(index_word(stripes_[in]));
     Bucket& home = bucket(in, home_bucket(buckets, hash));

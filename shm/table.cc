@@ -45,10 +45,10 @@ class Table::Impl {
   class Hold {
    public:
     Hold(Impl& table, std::uint32_t stripe, std::chrono::milliseconds timeout)
-        : table_(table), stripe_(table.segment_->stripe(stripe)) {
-      const auto self = table.processes_.self();
-      if (!self) return;
-      self_ = *self;
+        : table_(table),
+          stripe_(table.segment_->stripe(stripe)),
+          self_(table.processes_.self_or_none()) {
+      if (self_ == 0) return;
       const Acquired acquired = acquire(stripe_, self_, table.processes_, timeout);
       if (acquired == Acquired::kTimeout) {
         table.count(Counter::kLockTimeouts);
@@ -89,7 +89,7 @@ class Table::Impl {
 
     Impl& table_;
     Stripe& stripe_;
-    std::uint32_t self_ = 0;
+    std::uint32_t self_;
     bool recovered_ = false;
     std::optional<Writer> writer_;
   };
@@ -196,11 +196,13 @@ class Table::Impl {
   Stored store(const Record& record, const Sample& sample, ChangeId reach, bool own_change) {
     const std::uint64_t hash = segment_->hash(record.key);
     const std::uint32_t stripe = stripe_of(g_, hash);
+    (void)reader_.approach(hash);  // what the lock's atomic would not let us fetch ahead
     Hold hold(*this, stripe, options_.lock_timeout);
     if (!hold) {
       if (own_change) raise_bypass(stripe);
       return Stored::kBusy;
     }
+    hold->prefetch_room(entry_granules(record.key.size(), record.value.size()));
     Guard& guard = hold->guard_of(hash);
     // Even when it is not stored: replies older than this change must not be either.
     if (own_change && reach.seq != 0 && hot_.epoch.load(kAcquire) == sample.epoch) {

@@ -33,6 +33,8 @@ Writer::Writer(Segment& segment, std::uint32_t stripe, const Policy& policy, Pro
       g_(segment.geometry()),
       index_(stripe),
       stripe_(segment.stripe(stripe)),
+      buckets_(&segment.bucket(stripe, 0)),
+      bytes_(segment.arena(stripe)),
       arena_(segment, stripe),
       policy_(policy),
       processes_(processes) {}
@@ -40,15 +42,16 @@ Writer::Writer(Segment& segment, std::uint32_t stripe, const Policy& policy, Pro
 // ---- slots ------------------------------------------------------------------------------------
 
 std::optional<Writer::Found> Writer::find(std::string_view key, std::uint64_t hash) {
+  std::optional<Found> found(std::in_place);
   for (const std::uint32_t b : buckets_of(hash)) {
     std::uint32_t candidates = slots_with_tag(bucket(b), hash);
     for (; candidates != 0; candidates &= candidates - 1) {
-      const SlotRef at{b, static_cast<std::uint32_t>(std::countr_zero(candidates))};
-      const auto entry = entry_at(at);
-      if (entry && entry->key_is(key)) return Found{at, *entry};
+      found->at = {b, static_cast<std::uint32_t>(std::countr_zero(candidates))};
+      if (read_at(found->at, found->entry) && found->entry.key_is(key)) return found;
     }
   }
-  return std::nullopt;
+  found.reset();
+  return found;
 }
 
 std::array<std::uint32_t, 2> Writer::buckets_of(std::uint64_t hash) const {
@@ -56,15 +59,22 @@ std::array<std::uint32_t, 2> Writer::buckets_of(std::uint64_t hash) const {
   return {home_bucket(count, hash), other_bucket(count, hash)};
 }
 
+bool Writer::read_at(SlotRef at, EntryRef& entry) {
+  const std::uint32_t granule = slot_granule(slot(at).load(kRelaxed));
+  return read_entry_at(bytes_, g_.arena_granules, granule, entry);
+}
+
 std::optional<EntryRef> Writer::entry_at(SlotRef at) {
-  return read_entry(segment_, index_, slot(at).load(kRelaxed));
+  std::optional<EntryRef> entry(std::in_place);
+  if (!read_at(at, *entry)) entry.reset();
+  return entry;
 }
 
 void Writer::prefetch_entries(std::uint32_t of_bucket) {
   for (const auto& slot : bucket(of_bucket).slots) {
     const std::uint32_t granule = slot_granule(slot.load(kRelaxed));
     if (granule >= g_.arena_granules) continue;
-    __builtin_prefetch(segment_.arena(index_) + std::uint64_t{granule} * kGranule);
+    __builtin_prefetch(bytes_at(granule));
   }
 }
 
@@ -211,7 +221,7 @@ void Writer::write_entry(std::uint32_t granule, const NewEntry& entry) {
   header.reach = stamp.reach.seq & kMaxSeq;
   header.life = stamp.reach.nonce << 40 | std::min(expires_ms, kExpiresMax);
   header.check |= entry_checksum(header, hash, value);
-  char* at = segment_.arena(index_) + std::uint64_t{granule} * kGranule;
+  char* at = bytes_at(granule);
   copy_to_shared(at, &header, sizeof header);
   copy_to_shared(at + sizeof header, key.data(), key.size());
   copy_to_shared(at + sizeof header + key.size(), value.data(), value.size());
@@ -262,22 +272,26 @@ void Writer::erase(const Found& found) {
   unlink(found);
 }
 
-bool Writer::put(const NewEntry& entry, std::optional<Found> held) {
+bool Writer::put(const NewEntry& entry, const std::optional<Found>& held) {
+  const Found* old = held ? &*held : nullptr;
   const std::uint64_t granules = entry_granules(entry.key.size(), entry.value.size());
-  if (granules > g_.arena_granules || entry.key.size() > UINT16_MAX) return give_up(held);
-  if (!held) make_room_for_one_more(entry.hash);
-  const auto at = held ? held->at : empty_slot(entry.hash);
-  if (!at) return give_up(held);  // damage: there was one just now
+  if (granules > g_.arena_granules || entry.key.size() > UINT16_MAX) return give_up(old);
+  if (old == nullptr) make_room_for_one_more(entry.hash);
+  const auto at = old != nullptr ? old->at : empty_slot(entry.hash);
+  if (!at) return give_up(old);  // damage: there was one just now
   const std::uint32_t word = slot(*at).load(kRelaxed);
   // The last to make room: from here until the slot is stored nothing else may, because nothing
   // but the map says yet that these granules are taken.
   const auto start = allocate(static_cast<std::uint32_t>(granules));
-  // It may have evicted what is held of this key, or moved it.
-  if (held && slot(*at).load(kRelaxed) != word) held = found_at(*at);
-  if (!start) return give_up(held);
+  std::optional<Found> moved;
+  if (old != nullptr && slot(*at).load(kRelaxed) != word) [[unlikely]] {
+    moved = found_at(*at);  // or evicted
+    old = moved ? &*moved : nullptr;
+  }
+  if (!start) return give_up(old);
   fence_before_bytes();
   write_entry(*start, entry);
-  if (held) {
+  if (old != nullptr) {
     count_use(use(*at));  // overwriting is a use
   } else {
     PolicyView view = policy_view();
@@ -286,13 +300,13 @@ bool Writer::put(const NewEntry& entry, std::optional<Found> held) {
   publish(*at, entry.hash, *start);
   count_in(granules, entry.key.size() + entry.value.size());
   count(Counter::kStored);
-  if (held) retire(*held);
+  if (old != nullptr) retire(*old);
   return true;
 }
 
 // It does not fit; what is held of the key must not outlive the attempt.
-bool Writer::give_up(const std::optional<Found>& held) {
-  if (held) erase(*held);
+bool Writer::give_up(const Found* held) {
+  if (held != nullptr) erase(*held);
   count(Counter::kTooLarge);
   return false;
 }

@@ -56,10 +56,12 @@ class Writer {
   // The slot of `key`, whatever epoch its entry is of.
   std::optional<Found> find(std::string_view key, std::uint64_t hash);
 
+  // An entry of so many granules is coming.
+  void prefetch_room(std::uint64_t granules) const;
   // Writes an entry and makes it the one that readers find. `held`: what `find` finds of the key.
   // False: it does not fit the arena, or what is pinned leaves no room for it; what was held of the
   // key is gone then.
-  bool put(const NewEntry& entry, std::optional<Found> held);
+  bool put(const NewEntry& entry, const std::optional<Found>& held);
   void erase(const Found& found);
 
   Guard& guard_of(std::uint64_t hash);
@@ -68,7 +70,17 @@ class Writer {
   void count_guard(Guard& guard);
 
   // Drops what an epoch raise or a clear made unreadable, once after each.
-  void sweep_if_due();
+  void sweep_if_due() {
+    const HotWords& hot = segment_.superblock().hot;
+    const std::uint64_t epoch = hot.epoch.load(std::memory_order_acquire);
+    const std::uint64_t floor = hot.floor.load(std::memory_order_acquire);
+    const std::uint32_t index = stripe_.index.load(kRelaxed);
+    const bool swept =
+        stripe_.swept_epoch.load(kRelaxed) == epoch && stripe_.swept_floor.load(kRelaxed) == floor;
+    // Zero is a new segment; a growth that nobody is at is damage, or the dead's.
+    if (!swept || index < g_.least_buckets() || index & kIndexGrowing) [[unlikely]]
+      sweep(epoch, floor);
+  }
   // After the owner before us died: drops what cannot be trusted, makes anew what is derived. May
   // itself be killed anywhere and run again.
   void repair();
@@ -81,9 +93,11 @@ class Writer {
   static constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 
   // ---- slots ----
-  Bucket& bucket(std::uint32_t index) { return segment_.bucket(index_, index); }
+  Bucket& bucket(std::uint32_t index) { return buckets_[index]; }
+  char* bytes_at(std::uint32_t granule) const { return bytes_ + std::uint64_t{granule} * kGranule; }
   Atomic<std::uint32_t>& slot(SlotRef at) { return bucket(at.bucket).slots[at.slot]; }
   Atomic<std::uint16_t>& use(SlotRef at) { return bucket(at.bucket).use[at.slot]; }
+  bool read_at(SlotRef at, EntryRef& entry);  // false: it leads nowhere
   std::optional<EntryRef> entry_at(SlotRef at);
   void prefetch_entries(std::uint32_t bucket);
   // visit(SlotRef, word) for every slot that is not empty.
@@ -110,7 +124,7 @@ class Writer {
   // ---- entries ----
   void write_entry(std::uint32_t granule, const NewEntry& entry);
   void publish(SlotRef at, std::uint64_t hash, std::uint32_t granule);
-  bool give_up(const std::optional<Found>& held);
+  bool give_up(const Found* held);
   std::optional<Found> found_at(SlotRef at);
   void count_use(Atomic<std::uint16_t>& use);
   // Clears the slot; what it pointed at is free afterwards, or set aside for who pinned it.
@@ -144,6 +158,7 @@ class Writer {
   bool fits_between_pins(std::uint32_t granules);
 
   // ---- recovery ----
+  void sweep(std::uint64_t epoch, std::uint64_t floor);
   bool is_trustworthy(const EntryRef& entry, std::uint32_t word, std::uint32_t bucket);
   void raise_versions();
   void rebuild();
@@ -157,6 +172,8 @@ class Writer {
   const Geometry& g_;
   const std::uint32_t index_;
   Stripe& stripe_;
+  Bucket* const buckets_;
+  char* const bytes_;  // of the arena
   Arena arena_;
   const Policy& policy_;
   Processes& processes_;
@@ -187,7 +204,7 @@ void Writer::for_each_pinned(Visit&& visit) {
       const auto granule = static_cast<std::uint32_t>(pin);
       EntryRef entry;
       if (pin == make_pin(index_, granule) &&
-          read_entry_at(segment_.arena(index_), g_.arena_granules, granule, entry)) {
+          read_entry_at(bytes_, g_.arena_granules, granule, entry)) {
         visit(entry);
       }
     }

@@ -15,16 +15,11 @@ constexpr std::memory_order kRelease = std::memory_order_release;
 
 }  // namespace
 
-void Writer::sweep_if_due() {
-  // Zero is a new segment; a growth that nobody is at is damage, or the dead's.
+void Writer::sweep(std::uint64_t epoch, std::uint64_t floor) {
   const std::uint32_t index = stripe_.index.load(kRelaxed);
   if (index & kIndexGrowing) stripe_.index.store(index & ~kIndexGrowing, kRelease);
   if (index < g_.least_buckets()) stripe_.index.store(g_.least_buckets(), kRelease);
-  const HotWords& hot = segment_.superblock().hot;
-  const std::uint64_t epoch = hot.epoch.load(kAcquire);
-  const std::uint64_t floor = hot.floor.load(kAcquire);
-  if (stripe_.swept_epoch.load(kRelaxed) == epoch && stripe_.swept_floor.load(kRelaxed) == floor)
-      [[likely]] {
+  if (stripe_.swept_epoch.load(kRelaxed) == epoch && stripe_.swept_floor.load(kRelaxed) == floor) {
     return;
   }
   for_each_slot([&](SlotRef at, std::uint32_t word) {

@@ -50,12 +50,23 @@ std::optional<std::uint32_t> Writer::find_room(std::uint32_t granules) {
   return found;
 }
 
+// Where the next entry of this size will probably be written: it is not in the cache, for the key
+// that was there last was another.
+void Writer::prefetch_room(std::uint64_t granules) const {
+  constexpr std::uint64_t kMostBytes = 2048;
+  const std::uint32_t hole = stripe_.holes[granules % kHoles].load(kRelaxed);
+  if (hole >= g_.arena_granules) return;
+  const char* start = bytes_at(hole);
+  const std::uint64_t bytes = std::min(granules * kGranule, kMostBytes);
+  for (std::uint64_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(start + at, 1);
+}
+
 // Holes of one length are listed, the last one first: each begins with where the one before is. The
 // map alone says what is free, so a list may end, or lead, anywhere.
 void Writer::push_hole(Run run) {
   Atomic<std::uint32_t>& first = stripe_.holes[run.granules % kHoles];
   fence_before_bytes();
-  store_word(segment_.arena(index_) + std::uint64_t{run.start} * kGranule, first.load(kRelaxed));
+  store_word(bytes_at(run.start), first.load(kRelaxed));
   first.store(run.start, kRelaxed);
 }
 
@@ -63,7 +74,7 @@ std::optional<std::uint32_t> Writer::pop_hole(std::uint32_t granules) {
   Atomic<std::uint32_t>& first = stripe_.holes[granules % kHoles];
   const std::uint32_t hole = first.load(kRelaxed);
   if (!arena_.is_free({hole, granules})) return std::nullopt;
-  const char* start = segment_.arena(index_) + std::uint64_t{hole} * kGranule;
+  const char* start = bytes_at(hole);
   first.store(static_cast<std::uint32_t>(load_word(start, 0)), kRelaxed);
   return hole;
 }
@@ -202,8 +213,7 @@ std::optional<std::uint32_t> Writer::compact(std::uint32_t granules) {
     }
     for (std::size_t i = 0; i < count; ++i) {
       EntryRef entry;
-      const bool readable =
-          read_entry_at(segment_.arena(index_), g_.arena_granules, starts[i], entry);
+      const bool readable = read_entry_at(bytes_, g_.arena_granules, starts[i], entry);
       if (readable) {
         low = std::min(low, entry.run.start);
         high = std::max(high, entry.run.end());
@@ -221,14 +231,14 @@ std::optional<std::uint32_t> Writer::compact(std::uint32_t granules) {
 
 bool Writer::is_movable(std::uint32_t start) {
   EntryRef entry;
-  return read_entry_at(segment_.arena(index_), g_.arena_granules, start, entry) &&
-         slot_of(entry).has_value() && !is_pinned(entry.run);
+  return read_entry_at(bytes_, g_.arena_granules, start, entry) && slot_of(entry).has_value() &&
+         !is_pinned(entry.run);
 }
 
 // Leaves the map's bits of the old place as they are. False: it has just been pinned.
 bool Writer::move_away(std::uint32_t start) {
   EntryRef entry;
-  if (!read_entry_at(segment_.arena(index_), g_.arena_granules, start, entry)) return false;
+  if (!read_entry_at(bytes_, g_.arena_granules, start, entry)) return false;
   const auto at = slot_of(entry);
   if (!at) return true;  // dropped or moved meanwhile, to make room for another
   const auto room = is_live(entry) ? find_room(entry.run.granules) : std::nullopt;
@@ -236,8 +246,7 @@ bool Writer::move_away(std::uint32_t start) {
   if (room) {
     take(*room, entry.run.granules);
     fence_before_bytes();
-    copy_to_shared(segment_.arena(index_) + std::uint64_t{*room} * kGranule, entry.start,
-                   std::uint64_t{entry.run.granules} * kGranule);
+    copy_to_shared(bytes_at(*room), entry.start, std::uint64_t{entry.run.granules} * kGranule);
     publish(*at, hash_of(entry), *room);
   } else {
     if (is_live(entry)) count(Counter::kEvictions);
@@ -324,7 +333,7 @@ void Writer::release_set_aside() {
     }
     EntryRef entry;
     // Damage may have put anything here: only what the map and the entry agree on is freed.
-    const bool sound = read_entry_at(segment_.arena(index_), g_.arena_granules, run.start, entry) &&
+    const bool sound = read_entry_at(bytes_, g_.arena_granules, run.start, entry) &&
                        entry.run.granules == run.granules && arena_.is_taken(run) &&
                        !slot_of(entry);
     if (sound) free_run(run);

@@ -412,8 +412,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   }
 
   Status check_change(std::string_view key) {
-    if (Status s = check_key(key); !s.ok()) return s;
-    return start();
+    if (!is_key(key)) [[unlikely]]
+      return check_key(key);
+    return is_started() ? Status() : start();
   }
 
   // Prefix and key. The bytes live until the thread's next call, in one of its places for them.
