@@ -186,6 +186,13 @@ class Table::Impl {
     return true;
   }
 
+  bool put(Hold& hold, const Record& record, std::uint64_t hash, const Stamp& stamp,
+           const std::optional<Writer::Found>& held) {
+    const NewEntry entry{record.key, hash, record.value, record.expires_ms, stamp};
+    const bool too_large = record.value.size() > options_.value_max_bytes;
+    return too_large ? hold->give_up(held ? &*held : nullptr) : hold->put(entry, held);
+  }
+
   // Did something come between the sample and now that a reply of this reach may not know of?
   bool overtaken(const Guard& guard, const Sample& sample, std::uint64_t reach) const noexcept {
     if (hot_.epoch.load(kAcquire) != sample.epoch) return true;
@@ -224,9 +231,7 @@ class Table::Impl {
       return Stored::kRefused;
     }
     const Stamp stamp{sample.epoch, std::min(sample.base, reach.seq), reach};
-    return hold->put({record.key, hash, record.value, record.expires_ms, stamp}, found)
-               ? Stored::kStored
-               : Stored::kTooLarge;
+    return put(hold, record, hash, stamp, found) ? Stored::kStored : Stored::kTooLarge;
   }
 
   Stored remove(std::string_view key, const Sample* sample, ChangeId id) {
@@ -278,9 +283,7 @@ class Table::Impl {
     if (const auto found = hold->find(change.record.key, hash)) hold->erase(*found);
     if (change.kind == Change::Kind::kSet) {
       const ChangeId cursor{sync_.cursor_seq.load(kRelaxed), sync_.cursor_nonce.load(kRelaxed)};
-      const Record& record = change.record;
-      hold->put({record.key, hash, record.value, record.expires_ms, {epoch, cursor.seq, cursor}},
-                std::nullopt);
+      put(hold, change.record, hash, {epoch, cursor.seq, cursor}, std::nullopt);
     }
     return Applied::kApplied;
   }
@@ -305,10 +308,7 @@ class Table::Impl {
       }
     }
     if (change.kind == Change::Kind::kSet && !overtaken) {
-      const Record& record = change.record;
-      hold->put(
-          {record.key, hash, record.value, record.expires_ms, {epoch, change.id.seq, change.id}},
-          found);
+      put(hold, change.record, hash, {epoch, change.id.seq, change.id}, found);
     } else if (found) {
       hold->erase(*found);
     }

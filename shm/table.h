@@ -28,6 +28,7 @@ namespace larder::shm {
 
 struct TableOptions {
   std::chrono::milliseconds lock_timeout{100};
+  std::uint64_t value_max_bytes = UINT64_MAX;  // of one value; a larger one is kTooLarge
 };
 
 // What a caller noted before it asked Redis; a change that came meanwhile refuses the store.
@@ -59,7 +60,7 @@ void unpin(const Pinned& pinned) noexcept;  // no-op for a miss
 enum class Stored {
   kStored,    // readers see it
   kRefused,   // a newer change came meanwhile; any older copy is gone
-  kTooLarge,  // does not fit a stripe's arena; any older copy is gone
+  kTooLarge,  // above the maximum, or does not fit a stripe's arena; any older copy is gone
   kBusy,      // the stripe's lock was not to be had in time; for a change, readers miss there now
 };
 

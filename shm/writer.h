@@ -62,6 +62,8 @@ class Writer {
   // False: it does not fit the arena, or what is pinned leaves no room for it; what was held of the
   // key is gone then.
   bool put(const NewEntry& entry, const std::optional<Found>& held);
+  // Like a put that does not fit. Returns false.
+  bool give_up(const Found* held);
   void erase(const Found& found);
 
   Guard& guard_of(std::uint64_t hash);
@@ -124,7 +126,6 @@ class Writer {
   // ---- entries ----
   void write_entry(std::uint32_t granule, const NewEntry& entry);
   void publish(SlotRef at, std::uint64_t hash, std::uint32_t granule);
-  bool give_up(const Found* held);
   std::optional<Found> found_at(SlotRef at);
   void count_use(Atomic<std::uint16_t>& use);
   // Clears the slot; what it pointed at is free afterwards, or set aside for who pinned it.

@@ -130,7 +130,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       : options_(std::move(options)),
         logger_(options_.logger ? options_.logger : std::make_shared<SilentLogger>()),
         node_id_(std::move(node_id)),
-        table_(std::move(segment), {options_.lock_timeout}) {
+        table_(std::move(segment), {options_.lock_timeout, options_.value_max_bytes}) {
     if (!client) return;
     leader_options_ = leader_options(options_, client->endpoint);
     client_.emplace(std::move(*client));
@@ -207,15 +207,13 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   Status set(std::string_view key, std::string_view value, milliseconds ttl,
              sync::Announce announce) {
     if (Status s = check_change(key); !s.ok()) return s;
-    if (value.size() > options_.value_max_bytes) {
-      return {Code::kTooLarge,
-              "a value of " + std::to_string(value.size()) +
-                  " bytes exceeds value_max_bytes = " + std::to_string(options_.value_max_bytes)};
-    }
     if (ttl.count() < 0) return {Code::kInvalidArgument, "ttl is negative; 0 means default_ttl"};
     if (ttl > kTtlMax) return {Code::kInvalidArgument, "ttl is longer than 100 years"};
     if (ttl.count() == 0) ttl = options_.default_ttl;
-    if (value.size() > options_.push_max_bytes) announce = sync::Announce::kInvalidation;
+    const bool too_large = value.size() > options_.value_max_bytes;
+    if (too_large || value.size() > options_.push_max_bytes) {
+      announce = sync::Announce::kInvalidation;
+    }
 
     const std::string_view name = full_key(key);
     // A look at the clock is a tenth of a local set.
@@ -230,7 +228,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     // Refused, too large or busy: then there is no copy here that could be older.
     (void)table_.set({name, value, deadline}, sample, written->id);
     report_unpublished(*written);
-    return {};
+    return too_large ? above_maximum(value.size(), "Redis has it, but no host keeps a copy of it")
+                     : Status();
   }
 
   Status remove(std::string_view key) {
@@ -477,6 +476,10 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       case Stored::kRefused:
         return {};  // cleared in the same moment
       case Stored::kTooLarge:
+        if (record.value.size() > options_.value_max_bytes) {
+          return above_maximum(record.value.size(),
+                               "it was not kept, nor what was held of its key");
+        }
         return {Code::kTooLarge, "key and value together exceed a stripe of the segment (" +
                                      std::to_string(table_.segment().geometry().arena_bytes()) +
                                      " bytes), or views hold too much of it, and there is no Redis "
@@ -485,6 +488,12 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
         break;
     }
     return busy();
+  }
+
+  Status above_maximum(std::size_t bytes, std::string_view outcome) const {
+    return {Code::kTooLarge,
+            "a value of " + std::to_string(bytes) + " bytes exceeds value_max_bytes = " +
+                std::to_string(options_.value_max_bytes) + ": " + std::string(outcome)};
   }
 
   Status busy() const {

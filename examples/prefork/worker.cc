@@ -36,7 +36,7 @@ using larder::Status;
 constexpr int kIdleSeconds = 60;  // a connection that says nothing for this long is closed
 // A key of 65,535 bytes, each written as %xx, and room for the other headers.
 constexpr ev_ssize_t kHeadersMaxBytes = 256 << 10;
-// Above the largest value: what is only a little too large gets the cache's own message.
+// Above the largest value: what is only a little too large gets a message.
 constexpr std::uint64_t kBodySpareBytes = 1024;
 constexpr ev_uint16_t kAllMethods = 0xffff;  // each route answers 405 to what it does not take
 // A client that was just accepted gets this long to send its request before the worker leaves.
@@ -390,6 +390,10 @@ void Server::put_value(Exchange& exchange) {
   exchange.invalidate = mode == "invalidate";
   exchange.ttl = *ttl;
   exchange.value = read_body(exchange.request);
+  const std::uint64_t most = cache_.options().value_max_bytes;
+  if (exchange.value.size() > most) {
+    return answer(exchange, 413, "a value has at most " + std::to_string(most) + " bytes\n");
+  }
   in_pool(
       exchange,
       [this, &exchange] {

@@ -112,7 +112,8 @@ class LARDER_API Cache {
   Result<View> view(std::string_view key);
 
   // Writes to Redis, pushes the value into every host's memory. `ttl` 0: `default_ttl`.
-  // When it returns an error nothing is claimed about Redis, and no local copy is left behind.
+  // When it returns an error nothing is claimed about Redis, and no local copy is left behind; but
+  // kTooLarge (above `value_max_bytes`) means that Redis has the value, and that it stays there.
   Status set(std::string_view key, std::string_view value, std::chrono::milliseconds ttl = {});
   // Writes to Redis and here; the other hosts only drop their copies and read it when asked.
   Status set_with_invalidate(std::string_view key, std::string_view value,

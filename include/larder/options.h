@@ -85,7 +85,7 @@ struct Options {
   GoPeers go_peers = GoPeers::kVerify;
   // Values above this are announced as invalidations instead of being pushed to the other hosts.
   std::uint64_t push_max_bytes = 16u << 10;
-  // Values above this are refused. At most 512 MiB, Redis' own bound.
+  // Larger values live in Redis alone, and `set` says so. At most 512 MiB, Redis' own bound.
   std::uint64_t value_max_bytes = 8u << 20;
   // Life of a value that is set without one; 0: until evicted or removed.
   std::chrono::milliseconds default_ttl{0};

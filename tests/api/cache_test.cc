@@ -258,6 +258,8 @@ TEST_CASE("wrong keys, values and lives are refused by name and harm nothing") {
   CHECK(large.code() == Code::kTooLarge);
   CHECK(mentions(large, "1001"));
   CHECK(mentions(large, "value_max_bytes = 1000"));
+  CHECK_FALSE(value_of(cache, "k"));  // the old value is not what was asked for
+  must(cache.set("k", "v"));
   CHECK(cache.set("k", "w", -1ms).code() == Code::kInvalidArgument);
   CHECK(mentions(cache.set("k", "w", -1ms), "negative"));
   CHECK(cache.set("k", "w", 24h * 366 * 101).code() == Code::kInvalidArgument);
@@ -618,6 +620,40 @@ TEST_CASE("a value that fits no stripe lives in Redis alone, and no older copy i
   CHECK(value_of(p.a.cache, "k") == huge);
   CHECK(value_of(p.b.cache, "k") == huge);
   CHECK(p.b.cache.stats().too_large >= 1);
+}
+
+TEST_CASE("a value above value_max_bytes is written to Redis, said to be, and held nowhere") {
+  Pair p([](Options& options) { options.value_max_bytes = 1000; });
+  must(p.a.cache.set("k", "small"));
+  p.catch_up();
+  CHECK(local(p.b.cache, "k") == "small");
+  const std::string large(1001, 'l');
+  const Status status = p.a.cache.set("k", large);
+  CHECK(status.code() == Code::kTooLarge);
+  CHECK(mentions(status, "Redis has it"));
+  CHECK(in_redis(p.redis, "k") == large);
+  p.catch_up();
+  for (Cache* cache : {&p.a.cache, &p.b.cache}) {
+    CHECK_FALSE(local(*cache, "k"));
+    CHECK(value_of(*cache, "k") == large);
+    CHECK_FALSE(local(*cache, "k"));  // reading it does not keep it either
+  }
+  must(p.b.cache.set("k", "small again"));
+  p.catch_up();
+  CHECK(local(p.a.cache, "k") == "small again");
+}
+
+TEST_CASE("a pushed value above another host's value_max_bytes is not held there") {
+  Pair p([](Options& options) {
+    if (options.name == "b") options.value_max_bytes = 10;
+  });
+  must(p.a.cache.set("k", "small"));
+  p.catch_up();
+  CHECK(local(p.b.cache, "k") == "small");
+  must(p.a.cache.set("k", "more than ten bytes"));
+  p.catch_up();
+  CHECK_FALSE(local(p.b.cache, "k"));
+  CHECK(value_of(p.b.cache, "k") == "more than ten bytes");
 }
 
 TEST_CASE("an empty value is a value") {

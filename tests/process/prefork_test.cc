@@ -222,7 +222,7 @@ TEST_CASE("Wrong requests get a clear answer and harm nothing") {
   CHECK(host.put("k", "v", "?ttl_ms=1e3").status == 400);
   CHECK(host.put("k", "v", "?ttl_ms=99999999999999999999").status == 400);
   CHECK(host.put("k", "v", "?mode=shout").status == 400);
-  CHECK(host.put("k", std::string(1001, 'v')).status == 413);     // by the cache
+  CHECK(host.put("k", std::string(1001, 'v')).status == 413);     // by the worker
   CHECK(host.put("k", std::string(100'000, 'v')).status == 413);  // by the server
   CHECK(host.ask("POST", "/kv/k", "v").status == 405);
   CHECK(host.ask("PATCH", "/kv/k", "v").status == 405);
