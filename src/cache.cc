@@ -606,9 +606,9 @@ Status closed() { return {Code::kClosed, "this cache object was moved from"}; }
 Status Cache::start() { return impl_ ? impl_->start() : closed(); }
 
 Result<Lookup> Cache::get(std::string_view key) {
-  Lookup lookup;
-  if (Status s = get(key, lookup); !s.ok()) return s;
-  return lookup;
+  Result<Lookup> result{Lookup()};
+  if (Status s = get(key, *result); !s.ok()) return s;
+  return result;
 }
 [[gnu::flatten]] Status Cache::get(std::string_view key, Lookup& lookup) {
   return impl_ ? impl_->get(key, lookup) : closed();

@@ -52,14 +52,20 @@ def show(samples, worst, **more):
 # ---- time ------------------------------------------------------------------------------------------
 
 
-def ratios(workload, value_bytes, backend, against, processes=(1, 2), distributions=None, keys=100_000):
+# What users have on: entries that expire, and a leader beside the processes that are measured.
+IN_USE = ['--redis', '--ttl', '3600']
+
+
+def ratios(workload, value_bytes, backend, against, processes=(1, 2), distributions=None,
+           keys=100_000):
     """backend's time / against's, a figure for each distribution and number of processes."""
     found = {}
     for distribution in distributions or DISTRIBUTIONS:
         report, = bench('compare', '--workload', workload, '--value-bytes', value_bytes,
                         '--distribution', distribution, '--keys', keys, '--seed', SEED,
                         '--processes', ','.join(map(str, processes)),
-                        '--against', ','.join({backend, against} - {'larder'}), *TIMING)
+                        '--against', ','.join({backend, against} - {'larder'}),
+                        *(IN_USE if workload == 'get-hit' else []), *TIMING)
         for number in processes:
             lines = {run['backend']: run for run in report['runs'] if run['processes'] == number}
             mine = lines[backend]['larder_to_this']['median']
@@ -86,7 +92,8 @@ def tail():
     found = {}
     for distribution in DISTRIBUTIONS:
         report, = bench('run', '--workload', 'get-hit', '--value-bytes', '64', '--distribution',
-                        distribution, '--writer', '--latency', '--seed', SEED, *TIMING)
+                        distribution, '--writer', '--latency', '--seed', SEED, '--ttl', '3600',
+                        *TIMING)
         beside = [run for run in report['runs'] if run['writer']]
         found[distribution] = beside[0]['p99.9_to_quiet']['median']
     show(found, max)
@@ -95,7 +102,8 @@ def tail():
 def scaling():
     """Operations a second of two processes against one, larder's divided by raw's."""
     report, = bench('compare', '--workload', 'get-hit', '--value-bytes', '64', '--distribution',
-                    'zipf', '--processes', '1,2', '--against', 'raw', '--seed', SEED, *TIMING)
+                    'zipf', '--processes', '1,2', '--against', 'raw', '--seed', SEED, *IN_USE,
+                    *TIMING)
     rate = {(run['backend'], run['processes']): run['ops_per_second']['median']
             for run in report['runs']}
     gain = {name: rate[name, 2] / rate[name, 1] for name in ('larder', 'raw')}
