@@ -202,7 +202,8 @@ struct alignas(kCacheLine) Place {
 inline constexpr std::size_t kQuarantine = 32;
 inline constexpr std::size_t kHoles = 64;
 
-struct Stripe {
+// Padded, so that readers have a line that no writer's line shares.
+struct Stripe {  // NOLINT(clang-analyzer-optin.performance.Padding)
   // Readers look at this line and seldom see it change.
   //
   // Not zero: an invalidation could not get the lock; readers miss until the stripe is wiped.

@@ -333,9 +333,10 @@ class Search {
   // Of `buckets` buckets from number `first` on; zeros follow.
   void load_words(std::uint32_t first, std::uint32_t buckets, Words& words) const {
     for (std::uint32_t i = 0; i < buckets; ++i) {
-      copy_from_shared(words + i * kSlots, bucket(first + i).use, sizeof bucket(i).use);
+      copy_from_shared(&words[std::size_t{i} * kSlots], bucket(first + i).use,
+                       sizeof bucket(i).use);
     }
-    std::fill(words + buckets * kSlots, words + kWords, std::uint16_t{0});
+    std::fill(&words[std::size_t{buckets} * kSlots], std::end(words), std::uint16_t{0});
   }
 
   bool any_in_window(std::uint32_t first) const {
@@ -344,7 +345,7 @@ class Search {
     Lanes any{};
     for (std::uint32_t group = 0; group < kWords / kLanes; ++group) {
       Lanes use;
-      std::memcpy(&use, words + group * kLanes, sizeof use);
+      std::memcpy(&use, &words[std::size_t{group} * kLanes], sizeof use);
       any |= equal(use >> 14, all(kWindow));
     }
     std::uint64_t halves[2];
@@ -360,7 +361,7 @@ class Search {
     Lanes in_window{};
     for (std::uint32_t group = 0; group < kWords / kLanes; ++group) {
       Lanes use;
-      std::memcpy(&use, words + group * kLanes, sizeof use);
+      std::memcpy(&use, &words[std::size_t{group} * kLanes], sizeof use);
       const Ranks ranks = rank(use, tick_);
       candidate.meet(ranks.candidate, group);
       victim.meet(ranks.victim, group);

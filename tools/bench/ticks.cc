@@ -13,7 +13,7 @@ double measure_scale() {
   const auto start = Clock::now();
   const std::uint64_t first = ticks();
   Clock::duration passed{};
-  std::uint64_t last = first;
+  std::uint64_t last;
   do {
     last = ticks();
     passed = Clock::now() - start;
