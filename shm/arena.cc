@@ -33,6 +33,18 @@ std::uint64_t Arena::free_bits(std::uint32_t word) const noexcept {
   return ~(bits | bits << 1 | before);
 }
 
+std::uint32_t Arena::ones_before(std::uint32_t granule) const noexcept {
+  std::uint32_t at = granule;
+  while (at > 0) {
+    const std::uint32_t last = at - 1;
+    const std::uint64_t below = map_[last / 64].load(kRelaxed) << (63 - last % 64);
+    const auto ones = static_cast<std::uint32_t>(std::countl_one(below));
+    at -= std::min(ones, last % 64 + 1);
+    if (ones <= last % 64) break;
+  }
+  return granule - at;
+}
+
 // How many granules from `from` on are free, at most `limit`.
 std::uint32_t Arena::free_length(std::uint32_t from, std::uint32_t limit) const noexcept {
   std::uint32_t at = from;

@@ -77,6 +77,7 @@ class Arena {
     return map_[granule / 64].load(std::memory_order_relaxed) >> (granule % 64) & 1;
   }
   std::uint64_t free_bits(std::uint32_t word) const noexcept;
+  std::uint32_t ones_before(std::uint32_t granule) const noexcept;  // in a row
   std::uint32_t free_length(std::uint32_t from, std::uint32_t limit) const noexcept;
   Summary summary(std::uint32_t block) noexcept;
   Summary summarise(std::uint32_t block) const noexcept;
@@ -94,9 +95,7 @@ template <class Visit>
 void Arena::for_each_run(std::uint32_t begin, std::uint32_t end, Visit&& visit) const {
   // A run reaches in from before when the granule before `begin` is taken and not a run's last.
   if (begin > 0 && bit(begin - 1)) {
-    std::uint32_t start = begin - 1;
-    while (start > 0 && bit(start - 1)) --start;
-    visit(start);
+    visit(begin - 1 - ones_before(begin - 1));
   }
   for (std::uint32_t word = begin / 64; word * 64 < end; ++word) {
     const std::uint64_t bits = map_[word].load(std::memory_order_relaxed);

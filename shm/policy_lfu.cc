@@ -268,9 +268,10 @@ class Search {
   // A candidate beyond the sample: the oldest of the window in the first buckets that have any.
   Pick look_further() const {
     const std::uint32_t end = std::min(kLookBuckets, count_);
-    for (std::uint32_t i = sampled_; i + kSampleBuckets <= end; i += kSampleBuckets) {
-      if (!any_in_window(i)) continue;
-      const Pick found = search(i, kSampleBuckets).candidate;
+    for (std::uint32_t i = sampled_; i < end; i += kSampleBuckets) {
+      const std::uint32_t buckets = std::min(kSampleBuckets, end - i);
+      if (!any_in_window(i, buckets)) continue;
+      const Pick found = search(i, buckets).candidate;
       if (clean(found)) return found;
     }
     return {};
@@ -339,9 +340,9 @@ class Search {
     std::fill(&words[std::size_t{buckets} * kSlots], std::end(words), std::uint16_t{0});
   }
 
-  bool any_in_window(std::uint32_t first) const {
+  bool any_in_window(std::uint32_t first, std::uint32_t buckets) const {
     Words words;
-    load_words(first, kSampleBuckets, words);
+    load_words(first, buckets, words);
     Lanes any{};
     for (std::uint32_t group = 0; group < kWords / kLanes; ++group) {
       Lanes use;

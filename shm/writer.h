@@ -94,6 +94,18 @@ class Writer {
  private:
   static constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 
+  // Sorted by their starts. More than these: not complete, ask for each run.
+  struct PinnedRuns {
+    std::array<Run, 256> runs;
+    std::size_t count = 0;
+    bool complete() const { return count <= runs.size(); }
+    bool contains(std::uint32_t start) const;
+    Run* begin() { return runs.data(); }
+    Run* end() { return runs.data() + std::min(count, runs.size()); }
+    const Run* begin() const { return runs.data(); }
+    const Run* end() const { return runs.data() + std::min(count, runs.size()); }
+  };
+
   // ---- slots ----
   Bucket& bucket(std::uint32_t index) { return buckets_[index]; }
   char* bytes_at(std::uint32_t granule) const { return bytes_ + std::uint64_t{granule} * kGranule; }
@@ -147,16 +159,17 @@ class Writer {
   std::uint64_t likely_victims(std::uint32_t granules) const;
   bool evict_one();
   std::optional<std::uint32_t> compact(std::uint32_t granules);
-  bool is_movable(std::uint32_t start);
-  bool move_away(std::uint32_t start);
+  std::optional<std::uint32_t> end_if_fixed(std::uint32_t start, const PinnedRuns& pinned);
+  void move_away(const EntryRef& entry);
   bool is_pinned(Run run) const;
   void set_aside(Run run);
   void look_after_set_aside(std::uint32_t turn);
   void release_set_aside();
-  // visit(EntryRef) for every entry here that a pin names.
+  // visit(granule) for every pin of this stripe.
   template <class Visit>
-  void for_each_pinned(Visit&& visit);
-  bool fits_between_pins(std::uint32_t granules);
+  void for_each_pin(Visit&& visit) const;
+  PinnedRuns pinned_runs() const;
+  bool fits_between_pins(std::uint32_t granules) const;
 
   // ---- recovery ----
   void sweep(std::uint64_t epoch, std::uint64_t floor);
@@ -165,6 +178,7 @@ class Writer {
   void rebuild();
   void mark_pinned_runs();
   void clear_everything();
+  void shrink_empty_index();
 
   void count(Counter counter, std::uint64_t by = 1) { processes_.count(counter, by); }
   PolicyView policy_view();
@@ -191,23 +205,6 @@ void Writer::for_each_slot(Visit&& visit) {
     for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
       const std::uint32_t word = bucket(b).slots[i].load(std::memory_order_relaxed);
       if (word != 0) visit(SlotRef{b, i}, word);
-    }
-  }
-}
-
-template <class Visit>
-void Writer::for_each_pinned(Visit&& visit) {
-  const Superblock& block = segment_.superblock();
-  for (std::uint32_t place = 1; place < g_.place_count; ++place) {
-    if (!(block.pinners[place / 64].load(std::memory_order_acquire) >> place % 64 & 1)) continue;
-    for (const auto& each : segment_.place(place).pins) {
-      const std::uint64_t pin = each.load(std::memory_order_acquire);
-      const auto granule = static_cast<std::uint32_t>(pin);
-      EntryRef entry;
-      if (pin == make_pin(index_, granule) &&
-          read_entry_at(bytes_, g_.arena_granules, granule, entry)) {
-        visit(entry);
-      }
     }
   }
 }

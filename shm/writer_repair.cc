@@ -33,6 +33,7 @@ void Writer::sweep(std::uint64_t epoch, std::uint64_t floor) {
   });
   raise_versions();
   rebuild();
+  shrink_empty_index();
   stripe_.swept_epoch.store(epoch, kRelaxed);
   stripe_.swept_floor.store(floor, kRelaxed);
 }
@@ -67,27 +68,21 @@ void Writer::rebuild() {
     dropped = true;
   });
   if (dropped) raise_versions();
-  if (stripe_.entries.load(kRelaxed) == 0) stripe_.index.store(g_.least_buckets(), kRelease);
   mark_pinned_runs();
   stripe_.fit_bound.store(UINT32_MAX, kRelaxed);
   stripe_.next_granule.store(0, kRelaxed);
-}
-
-// Runs that only pins name must not be used either. Their bytes are whole: nobody has freed them.
-void Writer::mark_pinned_runs() {
-  stripe_.quarantined.store(0, kRelaxed);
-  for (auto& each : stripe_.quarantine) each.store(0, kRelaxed);
-  for_each_pinned([this](const EntryRef& entry) {
-    if (!arena_.is_free(entry.run)) return;
-    arena_.take(entry.run);
-    set_aside(entry.run);
-  });
 }
 
 void Writer::clear_everything() {
   for_each_slot([this](SlotRef at, std::uint32_t) { clear(at); });
   raise_versions();
   rebuild();
+  shrink_empty_index();
+}
+
+// Never while room is made for an entry, whose slot was chosen before.
+void Writer::shrink_empty_index() {
+  if (stripe_.entries.load(kRelaxed) == 0) stripe_.index.store(g_.least_buckets(), kRelease);
 }
 
 void Writer::wipe() {

@@ -4,6 +4,7 @@
 // do but none alone does, the emptiest stretch of the arena is emptied into the others.
 #include <algorithm>
 #include <array>
+#include <bit>
 
 #include "shm/racy_copy.h"
 #include "shm/writer.h"
@@ -21,7 +22,6 @@ constexpr std::uint32_t kCompactStep = 2048;  // granules whose runs are listed 
 constexpr int kCompactAttempts = 8;
 constexpr std::uint64_t kManyVictims = 64;
 constexpr std::uint64_t kTooManyVictims = 16'384;  // a hundredth of a second
-constexpr std::size_t kPinsCompared = 256;
 constexpr std::uint32_t kTurnsToRelease = 64;
 constexpr std::uint32_t kTurnsToRebuild = 4096;
 
@@ -61,12 +61,13 @@ void Writer::prefetch_room(std::uint64_t granules) const {
   for (std::uint64_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(start + at, 1);
 }
 
-// Holes of one length are listed, the last one first: each begins with where the one before is. The
+// Holes of one length are listed, the last one first: each begins with where the one before is, in
+// a word that no header could be, for a pin of a process that died too early may still name it. The
 // map alone says what is free, so a list may end, or lead, anywhere.
 void Writer::push_hole(Run run) {
   Atomic<std::uint32_t>& first = stripe_.holes[run.granules % kHoles];
   fence_before_bytes();
-  store_word(bytes_at(run.start), first.load(kRelaxed));
+  store_word(bytes_at(run.start), std::uint64_t{first.load(kRelaxed)} << 32 | UINT32_MAX);
   first.store(run.start, kRelaxed);
 }
 
@@ -75,7 +76,7 @@ std::optional<std::uint32_t> Writer::pop_hole(std::uint32_t granules) {
   const std::uint32_t hole = first.load(kRelaxed);
   if (!arena_.is_free({hole, granules})) return std::nullopt;
   const char* start = bytes_at(hole);
-  first.store(static_cast<std::uint32_t>(load_word(start, 0)), kRelaxed);
+  first.store(static_cast<std::uint32_t>(load_word(start, 0) >> 32), kRelaxed);
   return hole;
 }
 
@@ -85,7 +86,7 @@ void Writer::free_run(Run run) {
   freed_ = run.start;
   push_hole(run);
   const std::uint32_t bound = stripe_.fit_bound.load(kRelaxed);
-  if (bound >= kBlockGranules) return;
+  if (bound == UINT32_MAX) return;
   // The hole may be longer than the run by what was free beside it.
   const Run hole = arena_.stretch_around(run.start, kBlockGranules);
   if (hole.granules <= bound) return;
@@ -170,16 +171,17 @@ bool Writer::evict_one() {
 // that fit none. Nothing when something there cannot move.
 std::optional<std::uint32_t> Writer::compact(std::uint32_t granules) {
   std::uint32_t begin = arena_.emptiest(granules);
-  const auto first_fixed = [&]() -> std::optional<std::uint32_t> {
-    std::optional<std::uint32_t> fixed;
+  const PinnedRuns pinned = pinned_runs();
+  const auto end_of_first_fixed = [&]() -> std::optional<std::uint32_t> {
+    std::optional<std::uint32_t> end;
     arena_.for_each_run(begin, begin + granules, [&](std::uint32_t start) {
-      if (!fixed && !is_movable(start)) fixed = start;
+      if (!end) end = end_if_fixed(start, pinned);
     });
-    return fixed;
+    return end;
   };
-  for (int attempt = 0; const auto fixed = first_fixed(); ++attempt) {
+  for (int attempt = 0; const auto end = end_of_first_fixed(); ++attempt) {
     if (attempt == kCompactAttempts) return std::nullopt;
-    begin = std::max(begin, *fixed) + 64;  // behind it
+    begin = std::max(begin + 1, *end);
     if (begin > g_.arena_granules - granules) begin = 0;
   }
 
@@ -218,29 +220,38 @@ std::optional<std::uint32_t> Writer::compact(std::uint32_t granules) {
         low = std::min(low, entry.run.start);
         high = std::max(high, entry.run.end());
       }
-      if (!readable || !move_away(starts[i])) {
-        rebuild();  // pinned in this very moment
+      if (!readable) {
+        rebuild();
         return std::nullopt;
       }
+      move_away(entry);
     }
+  }
+  // The versions of all that moved rose before this.
+  bool just_pinned = false;
+  for_each_pin([&](std::uint32_t start) { just_pinned |= start >= low && start < high; });
+  if (just_pinned) {
+    rebuild();
+    return std::nullopt;
   }
   arena_.give_back({low, high - low});
   stripe_.fit_bound.store(UINT32_MAX, kRelaxed);
   return begin;
 }
 
-bool Writer::is_movable(std::uint32_t start) {
+// Nothing when the run that starts here can be moved.
+std::optional<std::uint32_t> Writer::end_if_fixed(std::uint32_t start, const PinnedRuns& pinned) {
   EntryRef entry;
-  return read_entry_at(bytes_, g_.arena_granules, start, entry) && slot_of(entry).has_value() &&
-         !is_pinned(entry.run);
+  if (!read_entry_at(bytes_, g_.arena_granules, start, entry)) return start + 1;
+  const bool is_held = pinned.complete() ? pinned.contains(start) : is_pinned(entry.run);
+  if (is_held || !slot_of(entry)) return entry.run.end();
+  return std::nullopt;
 }
 
-// Leaves the map's bits of the old place as they are. False: it has just been pinned.
-bool Writer::move_away(std::uint32_t start) {
-  EntryRef entry;
-  if (!read_entry_at(bytes_, g_.arena_granules, start, entry)) return false;
+// Leaves the map's bits of the old place as they are.
+void Writer::move_away(const EntryRef& entry) {
   const auto at = slot_of(entry);
-  if (!at) return true;  // dropped or moved meanwhile, to make room for another
+  if (!at) return;  // dropped or moved meanwhile, to make room for another
   const auto room = is_live(entry) ? find_room(entry.run.granules) : std::nullopt;
   Atomic<std::uint32_t>& version = bucket(at->bucket).version;
   if (room) {
@@ -256,48 +267,78 @@ bool Writer::move_away(std::uint32_t start) {
     count_out(entry);
   }
   version.fetch_add(1, std::memory_order_seq_cst);
-  return !is_pinned(entry.run);
 }
 
 // ---- pins -------------------------------------------------------------------------------------
 
-// seq_cst: after the version rose, see unlink(); either the pin is seen here, or who pins sees
+// seq_cst: after the version rose, see retire(); either the pin is seen here, or who pins sees
 // that.
-bool Writer::is_pinned(Run run) const {
+template <class Visit>
+void Writer::for_each_pin(Visit&& visit) const {
   const Superblock& block = segment_.superblock();
-  const std::uint64_t pin = make_pin(index_, run.start);
   for (std::uint32_t word = 0; word * 64 < g_.place_count; ++word) {
     std::uint64_t places = block.pinners[word].load(std::memory_order_seq_cst);
     for (; places != 0; places &= places - 1) {
-      const std::uint32_t place = word * 64 + static_cast<std::uint32_t>(__builtin_ctzll(places));
+      const std::uint32_t place = word * 64 + static_cast<std::uint32_t>(std::countr_zero(places));
       if (place >= g_.place_count) break;
       const Place& its = segment_.place(place);
       const std::size_t used = std::min<std::size_t>(its.pins_used.load(), kPins);
       for (std::size_t i = 0; i < used; ++i) {
-        if (its.pins[i].load() == pin) return true;
+        const std::uint64_t pin = its.pins[i].load();
+        const auto granule = static_cast<std::uint32_t>(pin);
+        if (pin == make_pin(index_, granule)) visit(granule);
       }
     }
   }
-  return false;
+}
+
+bool Writer::is_pinned(Run run) const {
+  bool found = false;
+  for_each_pin([&](std::uint32_t start) { found |= start == run.start; });
+  return found;
+}
+
+Writer::PinnedRuns Writer::pinned_runs() const {
+  PinnedRuns pinned;
+  for_each_pin([&](std::uint32_t start) {
+    EntryRef entry;
+    if (!read_entry_at(bytes_, g_.arena_granules, start, entry)) return;
+    if (pinned.count < pinned.runs.size()) pinned.runs[pinned.count] = entry.run;
+    ++pinned.count;
+  });
+  std::sort(pinned.begin(), pinned.end(), [](Run a, Run b) { return a.start < b.start; });
+  return pinned;
+}
+
+bool Writer::PinnedRuns::contains(std::uint32_t start) const {
+  const Run* at = std::lower_bound(
+      begin(), end(), start, [](Run run, std::uint32_t wanted) { return run.start < wanted; });
+  return at != end() && at->start == start;
 }
 
 // Could there be room, if everything that can go went?
-bool Writer::fits_between_pins(std::uint32_t granules) {
-  std::array<Run, kPinsCompared> pinned;
-  std::size_t count = 0;
-  for_each_pinned([&](const EntryRef& entry) {
-    if (count < pinned.size()) pinned[count] = entry.run;
-    ++count;
-  });
-  if (count > pinned.size()) return true;  // who knows
-  std::sort(pinned.begin(), pinned.begin() + static_cast<std::ptrdiff_t>(count),
-            [](Run a, Run b) { return a.start < b.start; });
+bool Writer::fits_between_pins(std::uint32_t granules) const {
+  const PinnedRuns pinned = pinned_runs();
+  if (!pinned.complete()) return true;  // who knows
   std::uint32_t gap_start = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    if (pinned[i].start >= gap_start && pinned[i].start - gap_start >= granules) return true;
-    gap_start = std::max(gap_start, pinned[i].end());
+  for (const Run run : pinned) {
+    if (run.start >= gap_start && run.start - gap_start >= granules) return true;
+    gap_start = std::max(gap_start, run.end());
   }
   return g_.arena_granules - gap_start >= granules;
+}
+
+// Runs that only pins name must not be used either. Their bytes are whole: nobody has freed them.
+void Writer::mark_pinned_runs() {
+  stripe_.quarantined.store(0, kRelaxed);
+  for (auto& each : stripe_.quarantine) each.store(0, kRelaxed);
+  for_each_pin([this](std::uint32_t start) {
+    EntryRef entry;
+    if (!read_entry_at(bytes_, g_.arena_granules, start, entry) || !arena_.is_free(entry.run))
+      return;
+    arena_.take(entry.run);
+    set_aside(entry.run);
+  });
 }
 
 // No slot points at the run any more, but somebody still reads it.

@@ -286,6 +286,75 @@ TEST_CASE("more room than is listed comes back too when nobody pins it any more"
   CHECK(test::faults(segment) == "");
 }
 
+TEST_CASE("what is stored while the stripe is found empty is found, also when the index grows") {
+  Home home;
+  auto table = home.table();
+  Segment& segment = table->segment();
+  const auto keys = test::keys_of_stripe(segment, 0, 1100);
+  const std::size_t most = test::most_value_bytes(segment, keys[0]);
+  for (const std::string& key : keys) REQUIRE(put(*table, key, "small") == Stored::kStored);
+  for (const std::string& key : keys) REQUIRE(test::erase(*table, key) == Stored::kStored);
+  // The last that has to go for it was viewed, and nobody knows yet that it is not any more.
+  for (std::size_t i = 0; i < 8; ++i) {
+    REQUIRE(put(*table, keys[i], std::string(most / 8 - 100, 'v')) == Stored::kStored);
+  }
+  const Pinned view = pinned(*table, keys[3]);
+  REQUIRE(test::erase(*table, keys[3]) == Stored::kStored);
+  unpin(view);
+  const std::string& key = keys[1050];
+  REQUIRE(put(*table, key, std::string(most - 100, 'l')) == Stored::kStored);
+  CHECK(read(*table, key) == std::string(most - 100, 'l'));
+  CHECK(test::faults(segment) == "");
+}
+
+TEST_CASE("rebuilding an empty stripe for what was not listed loses nothing") {
+  constexpr int kWritesUntilRebuilt = 4096;
+  Home home;
+  auto one = home.table();
+  auto two = home.table();
+  Segment& segment = one->segment();
+  const auto keys = test::keys_of_stripe(segment, 0, 1000);
+  for (const std::string& key : keys) REQUIRE(put(*one, key, "small") == Stored::kStored);
+  std::vector<Pinned> views;
+  for (std::size_t i = 0; i <= kQuarantine; ++i) {
+    views.push_back(pinned(i % 2 ? *one : *two, keys[i]));
+  }
+  for (const std::string& key : keys) REQUIRE(test::erase(*one, key) == Stored::kStored);
+  for (const Pinned& view : views) unpin(view);
+  for (int i = 0; i < kWritesUntilRebuilt; ++i) {
+    const std::string& key = keys[static_cast<std::size_t>(i) % keys.size()];
+    REQUIRE(put(*one, key, "v") == Stored::kStored);
+    REQUIRE(read(*one, key) == "v");
+    REQUIRE(test::erase(*one, key) == Stored::kStored);
+  }
+  CHECK(test::faults(segment) == "");
+}
+
+TEST_CASE("a large value that is viewed stops nobody from making room beside it") {
+  constexpr std::size_t kMiddle = 2000;
+  Home home(8u << 20);
+  auto table = home.table();
+  Segment& segment = table->segment();
+  const auto keys = test::keys_of_stripe(segment, 0, 11'000);
+  const auto evictions = [&] { return test::counted(*table, Counter::kEvictions); };
+  std::optional<Pinned> view;
+  for (std::size_t i = 0; i < keys.size() - 1 && evictions() == 0; ++i) {
+    const std::size_t bytes = i == kMiddle ? 16'000 : 300;
+    REQUIRE(put(*table, keys[i], std::string(bytes, 'v')) == Stored::kStored);
+    if (i == kMiddle) view = pinned(*table, keys[i]);
+  }
+  REQUIRE(evictions() > 0);
+  // Holes around it, enough together.
+  for (std::size_t i = kMiddle - 310; i < kMiddle + 310; i += 2) {
+    if (i != kMiddle) test::erase(*table, keys[i]);
+  }
+  const std::uint64_t before = evictions();
+  CHECK(put(*table, keys.back(), std::string(64 << 10, 'l')) == Stored::kStored);
+  CHECK(evictions() - before < 20);
+  unpin(*view);
+  CHECK(test::faults(segment) == "");
+}
+
 // ---- processes --------------------------------------------------------------------------------
 
 TEST_CASE("the pins of a killed process are given up by whoever reaps it") {
