@@ -162,10 +162,8 @@ class Checker {
     if (!entry) return "points outside the arena, or to an entry that exceeds it";
     const std::string key(copy(entry->key(), entry->header.key_bytes()));
     const std::uint64_t hash = segment_.hash(key);
-    const std::uint32_t buckets = buckets_in_use(g_, index_of(s));
-    const std::array<std::uint32_t, 2> homes{home_bucket(buckets, hash),
-                                             other_bucket(buckets, hash)};
-    const bool at_home = homes[0] == at.bucket || homes[1] == at.bucket;
+    const Homes homes = homes_of(s, hash);
+    const bool at_home = std::find(homes.begin(), homes.end(), at.bucket) != homes.end();
     if (stripe_of(g_, hash) != s || !at_home || !slot_matches(word, hash)) {
       return "holds a key that belongs elsewhere";
     }
@@ -179,6 +177,17 @@ class Checker {
     return {};
   }
 
+  // The two buckets of a key, then those of before the growth that is under way, or whose writer
+  // died: the next one mends that. Otherwise the same two.
+  using Homes = std::array<std::uint32_t, 4>;
+  Homes homes_of(std::uint32_t s, std::uint64_t hash) {
+    const std::uint32_t index = index_of(s);
+    const std::uint32_t now = buckets_in_use(g_, index);
+    const std::uint32_t before = index & kIndexGrowing ? now / 2 : now;
+    return {home_bucket(now, hash), other_bucket(now, hash), home_bucket(before, hash),
+            other_bucket(before, hash)};
+  }
+
   std::uint32_t index_of(std::uint32_t s) { return segment_.stripe(s).index.load(kAcquire); }
 
   static std::string copy(const char* from, std::size_t bytes) {
@@ -187,15 +196,18 @@ class Checker {
     return to;
   }
 
-  // Among the slots before this one, so that a pair of duplicates is reported once.
+  // Among the slots before this one, so that a pair of duplicates is reported once. One entry in
+  // two slots is none while the lock is held: it moves, or did when the lock's owner died.
   bool is_duplicate(std::uint32_t s, SlotRef at, const std::string& key, std::uint64_t hash,
-                    const std::array<std::uint32_t, 2>& homes) {
+                    const Homes& homes) {
+    const std::uint32_t own = segment_.bucket(s, at.bucket).slots[at.slot].load(kAcquire);
+    const bool may_move = segment_.stripe(s).lock.load(kAcquire) != 0;
     for (const std::uint32_t other : homes) {
       if (other > at.bucket) continue;
       Bucket& bucket = segment_.bucket(s, other);
       for (std::uint32_t j = 0; j < kSlotsPerBucket && (other < at.bucket || j < at.slot); ++j) {
         const std::uint32_t word = bucket.slots[j].load(kAcquire);
-        if (!slot_matches(word, hash)) continue;
+        if (!slot_matches(word, hash) || (word == own && may_move)) continue;
         const auto entry = read_entry(segment_, s, word);
         if (entry && entry->key_is(key) && bucket.slots[j].load(kAcquire) == word) return true;
       }

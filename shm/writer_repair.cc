@@ -17,7 +17,7 @@ constexpr std::memory_order kRelease = std::memory_order_release;
 
 void Writer::sweep(std::uint64_t epoch, std::uint64_t floor) {
   const std::uint32_t index = stripe_.index.load(kRelaxed);
-  if (index & kIndexGrowing) stripe_.index.store(index & ~kIndexGrowing, kRelease);
+  if (index & kIndexGrowing) repair();
   if (index < g_.least_buckets()) stripe_.index.store(g_.least_buckets(), kRelease);
   if (stripe_.swept_epoch.load(kRelaxed) == epoch && stripe_.swept_floor.load(kRelaxed) == floor) {
     return;
@@ -117,9 +117,6 @@ bool Writer::is_trustworthy(const EntryRef& entry, std::uint32_t word, std::uint
 }
 
 void Writer::repair() {
-  // Died while the index grew: what was not yet moved is not where it belongs, and goes.
-  const std::uint32_t index = stripe_.index.load(kRelaxed);
-  if (index & kIndexGrowing) stripe_.index.store(index & ~kIndexGrowing, kRelease);
   for_each_slot([&](SlotRef at, std::uint32_t word) {
     const auto entry = read_entry(segment_, index_, word);
     bool keep = entry && is_trustworthy(*entry, word, at.bucket);
@@ -130,6 +127,8 @@ void Writer::repair() {
     }
     if (!keep) slot(at).store(0, kRelease);
   });
+  // Died while the index grew: what had not moved yet was not where it belongs, and is gone.
+  stripe_.index.store(buckets(), kRelease);
   raise_versions();
   rebuild();
   // A guard may have been caught between two stores: let no reply from before be stored.

@@ -706,6 +706,8 @@ void kill_in(const Work& work, std::uint64_t rounds) {
     if (round % 4 == 1) repin();
     const std::uint64_t at = 1 + stores * (round - 1) / rounds + random.below(stores / rounds + 1);
     kills += run(at, [&](Table& its) { work.write(its, round); });
+    // Whoever checks before somebody mends finds what the dead leave, and that is sound.
+    REQUIRE(test::faults(table->segment(), false) == "");
     if (round % 3 == 0 && table->segment().stripe(kStripe).lock.load() != 0) {
       (void)run(1 + random.below(2000), [](Table& its) { (void)its.drop("k"); });
     }
