@@ -22,6 +22,7 @@ enum class Acquired {
   kTimeout,
 };
 
+// What acquire() does when the lock is not free at its first look.
 Acquired acquire_taken(Stripe& stripe, std::uint32_t self, Processes& processes,
                        std::chrono::milliseconds timeout);
 

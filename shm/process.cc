@@ -73,11 +73,8 @@ constexpr std::uint64_t kMarkMask = (1ull << kMarkBits) - 1;
 
 Processes::~Processes() { leave(); }
 
-// Somebody may have taken us for dead and freed our place; a name that nobody honours any more
-// would let everybody into the stripes that we lock. Then we take another.
 Result<std::uint32_t> Processes::self() {
-  const std::uint32_t owner = self_if_registered();
-  if (owner != 0 && holds_place(owner)) [[likely]]
+  if (const std::uint32_t owner = self_if_held(); owner != 0) [[likely]]
     return owner;
   return enter();
 }
@@ -86,9 +83,7 @@ Result<std::uint32_t> Processes::enter() {
   LockFile* locks = segment_.lock_file();
   if (locks == nullptr) return {Code::kPermissionDenied, "the segment is mapped read-only"};
   std::lock_guard hold(locks->process_mutex());
-  if (const std::uint32_t owner = self_if_registered(); owner != 0 && holds_place(owner)) {
-    return owner;
-  }
+  if (const std::uint32_t owner = self_if_held(); owner != 0) return owner;
 
   const std::uint32_t count = segment_.geometry().place_count;
   for (std::uint32_t i = 1; i < count; ++i) {

@@ -38,8 +38,7 @@ class Processes {
   Result<std::uint32_t> self();
   // The same; 0 where that fails.
   std::uint32_t self_or_none() {
-    const std::uint32_t owner = self_if_registered();
-    if (owner != 0 && holds_place(owner)) [[likely]]
+    if (const std::uint32_t owner = self_if_held(); owner != 0) [[likely]]
       return owner;
     const auto entered = enter();
     return entered ? *entered : 0;
@@ -71,6 +70,12 @@ class Processes {
 
  private:
   Result<std::uint32_t> enter();
+  // Somebody may have taken us for dead and freed our place; a name that nobody honours any more
+  // would let everybody into the stripes that we lock. 0: then we must take another place.
+  std::uint32_t self_if_held() const noexcept {
+    const std::uint32_t owner = self_if_registered();
+    return owner != 0 && holds_place(owner) ? owner : 0;
+  }
   // Is the place still that of `owner`, and not free or another's?
   bool holds_place(std::uint32_t owner) const noexcept;
   void forget_pins(std::uint32_t index) noexcept;

@@ -139,8 +139,8 @@ inline std::uint32_t version_after_copy(const std::atomic<std::uint32_t>& versio
 // Between the versions that were raised and the first byte of what is written in freed space.
 inline void fence_before_bytes() noexcept { std::atomic_thread_fence(std::memory_order_release); }
 
-// Bit i: slot i, shifted right by `shift`, is `wanted`. Hints; a slot is loaded again before it is
-// followed.
+// Bit i: slot i, shifted right by `shift`, is `wanted`. For readers a hint: a slot is loaded again
+// before it is followed. Certain for the lock's holder.
 template <int shift>
 inline std::uint32_t slots_equal(const Bucket& bucket, std::uint32_t wanted) noexcept {
 #if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)

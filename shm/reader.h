@@ -140,7 +140,6 @@ class Reader {
   };
 
   static constexpr std::size_t kAhead = 3;  // lines of an entry that are asked for
-  static constexpr std::uint32_t kNoSlot = 1u << (kSlotsPerBucket - 1);
 
   template <class Use>
   [[gnu::noinline]] Look look_from_start(std::string_view key, std::uint64_t hash, bool promote,

@@ -215,15 +215,12 @@ std::optional<std::uint32_t> Writer::compact(std::uint32_t granules) {
     }
     for (std::size_t i = 0; i < count; ++i) {
       EntryRef entry;
-      const bool readable = read_entry_at(bytes_, g_.arena_granules, starts[i], entry);
-      if (readable) {
-        low = std::min(low, entry.run.start);
-        high = std::max(high, entry.run.end());
-      }
-      if (!readable) {
+      if (!read_entry_at(bytes_, g_.arena_granules, starts[i], entry)) {
         rebuild();
         return std::nullopt;
       }
+      low = std::min(low, entry.run.start);
+      high = std::max(high, entry.run.end());
       move_away(entry);
     }
   }

@@ -610,6 +610,8 @@ Result<Lookup> Cache::get(std::string_view key) {
   if (Status s = get(key, *result); !s.ok()) return s;
   return result;
 }
+// Flatten: left to itself, the compiler makes calls of the parts, and their pushes and pops cost a
+// tenth of a hit.
 [[gnu::flatten]] Status Cache::get(std::string_view key, Lookup& lookup) {
   return impl_ ? impl_->get(key, lookup) : closed();
 }
