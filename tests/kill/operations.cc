@@ -1,0 +1,340 @@
+#include <algorithm>
+#include <span>
+#include <string_view>
+
+#include "shm/clock.h"
+#include "shm/policy.h"
+#include "tests/kill/operation.h"
+#include "tests/shm/fixture.h"
+
+namespace larder::kill {
+namespace {
+
+using shm::Change;
+using shm::ChangeId;
+using shm::Table;
+
+constexpr int kKeys = 1500;
+constexpr std::size_t kSizes[] = {0, 100, 700, 3000, 30'000};
+constexpr int kHeld = 703;  // of the keys, one that is held in every stripe that is not empty
+constexpr char kNew[] = "a new key";
+
+std::string key_of(int i) { return "work-" + std::to_string(i); }
+
+// What an operation writes is made before it is watched: it would be most of what is stepped.
+struct Text {
+  std::string key;
+  std::string value;
+};
+Text text(const std::string& key, std::uint64_t number, std::size_t bytes) {
+  return {key, test::make_value(key, number, bytes)};
+}
+
+void put(Table& table, const Text& text, std::uint64_t expires_ms = shm::kNeverExpires) {
+  (void)test::put(table, text.key, text.value, expires_ms);
+}
+void put_some(Table& table, int from, int to, std::size_t least, std::size_t spread) {
+  for (int i = from; i < to; ++i) {
+    put(table, text(key_of(i % kKeys), static_cast<std::uint64_t>(i),
+                    least + static_cast<std::size_t>(i) * 37 % spread));
+  }
+}
+
+// ---- what stands before ------------------------------------------------------------------------
+
+struct Before {
+  const char* name;
+  Work build;
+  bool builder_lives = false;
+};
+
+void few(Table& table) { put_some(table, kHeld - 10, kHeld + 10, 100, 700); }
+
+// More than fits, several times over: what the policy remembers is full too.
+void full(Table& table) {
+  put_some(table, 0, 3000, 100, 700);
+  put_some(table, kHeld, kHeld + 1, 100, 700);
+}
+
+// Full, and then half of it in holes: what is large finds room by compaction only.
+void holes(Table& table) {
+  full(table);
+  for (int i = 0; i < kKeys; i += 2) (void)table.drop(key_of(i));
+}
+
+// So many small ones that both buckets of a key are full now and then: entries make way.
+void crowded(Table& table) {
+  for (int i = 0; i < 2900; ++i) put(table, text("small-" + std::to_string(i), 1, 0));
+  put_some(table, kHeld, kHeld + 1, 100, 700);
+}
+
+// The next key makes the index grow.
+void growing(Table& table) {
+  put_some(table, kHeld, kHeld + 1, 10, 20);
+  const auto entries = [&] { return table.segment().stripe(0).entries.load(); };
+  const auto buckets = [&] { return table.segment().stripe(0).index.load(); };
+  const std::uint32_t grown = 4 * table.segment().geometry().least_buckets();
+  for (int i = 0; buckets() < grown; ++i) put(table, text("small-" + std::to_string(i), 1, 20));
+  for (int i = 0; entries() < buckets() * shm::kSlotsPerBucket * 3 / 4; ++i) {
+    put(table, text("more-" + std::to_string(i), 1, 20));
+  }
+}
+
+// Held by a process that lives on: what is pinned must stay where it is.
+void pinned(Table& table) {
+  full(table);
+  for (int i = 0; i < kKeys; i += 50) (void)table.pin(key_of(i));
+  (void)table.pin(key_of(kHeld));
+}
+
+void epoch_raised(Table& table) {
+  full(table);
+  table.raise_epoch();
+}
+
+void floor_raised(Table& table) {
+  full(table);
+  table.raise_floor(table.sample("").epoch, 1000);
+}
+
+void bypassed(Table& table) {
+  full(table);
+  table.segment().stripe(0).bypass.store(3);
+}
+
+void expired(Table& table) {
+  for (int i = 0; i < 3000; ++i) {
+    put(table, text(key_of(i % kKeys), 1, 300), i % 2 == 0 ? shm::now_ms() - 1 : 0);
+  }
+  put(table, text(key_of(kHeld), 1, 300), shm::now_ms() - 1);
+}
+
+// As Redis numbers them: what late replies must not overwrite is remembered.
+void numbered(Table& table) {
+  for (int i = 0; i < kKeys; ++i) {
+    const Text one = text(key_of(i), 1, 100 + static_cast<std::size_t>(i) % 300);
+    const auto seq = static_cast<std::uint64_t>(i) + 1;
+    (void)table.set({one.key, one.value}, table.sample(one.key), {seq, 7});
+  }
+}
+
+const Before kBefore[] = {{"few", few},
+                          {"full", full},
+                          {"holes", holes},
+                          {"crowded", crowded},
+                          {"growing", growing},
+                          {"pinned", pinned, true},
+                          {"epoch raised", epoch_raised},
+                          {"floor raised", floor_raised},
+                          {"bypassed", bypassed},
+                          {"expired", expired},
+                          {"numbered", numbered}};
+
+// ---- operations --------------------------------------------------------------------------------
+
+class List {
+ public:
+  std::vector<Operation> take() { return std::move(all_); }
+
+  // One for each policy.
+  void add(Operation operation) {
+    for (const std::uint32_t policy : {shm::kPolicyLfu, shm::kPolicyLru}) {
+      Operation one = operation;
+      one.segment.policy = policy;
+      one.segment.bytes = shm::kSegmentMinBytes;  // one stripe
+      if (!one.variant.empty()) one.variant += ", ";
+      one.variant += policy == shm::kPolicyLfu ? "lfu" : "lru";
+      all_.push_back(std::move(one));
+    }
+  }
+  void add(std::string name, const Before& before, Work run) {
+    add({.name = std::move(name),
+         .variant = before.name,
+         .segment = {},
+         .build = before.build,
+         .builder_lives = before.builder_lives,
+         .died_in = {},
+         .prepare = {},
+         .run = std::move(run),
+         .joins = false,
+         .on_files = {}});
+  }
+  Operation& last() { return all_.back(); }
+  // What add() made last: one for each policy.
+  std::span<Operation> latest() { return std::span(all_).last(2); }
+
+ private:
+  std::vector<Operation> all_;
+};
+
+std::string bytes(std::size_t size) { return std::to_string(size) + " bytes, "; }
+
+void add_changes(List& list, const Before& before) {
+  for (const std::size_t size : kSizes) {
+    for (const bool overwrite : {false, true}) {
+      const Text what = text(overwrite ? key_of(kHeld) : kNew, 77'000 + size, size);
+      list.add(overwrite ? "overwrite" : "set", before, [what](Table& t) { put(t, what); });
+      for (Operation& one : list.latest()) one.variant = bytes(size) + one.variant;
+    }
+  }
+  const std::string held = key_of(kHeld);
+  list.add("drop", before, [held](Table& t) { (void)t.drop(held); });
+  list.add("remove", before, [held](Table& t) { (void)t.remove(held, t.sample(held), {5000, 9}); });
+  const Text reply = text(held, 88, 400);
+  list.add("fill", before, [reply](Table& t) {
+    (void)t.fill({reply.key, reply.value}, t.sample(reply.key), {6000, 11});
+  });
+  list.add("fill, refused", before, [reply](Table& t) {
+    shm::Sample late = t.sample(reply.key);
+    ++late.guard_count;
+    (void)t.fill({reply.key, reply.value}, late, {6000, 11});
+  });
+  list.add("set under an id", before, [reply](Table& t) {
+    (void)t.set({reply.key, reply.value}, t.sample(reply.key), {6000, 11});
+  });
+  const Text huge = text(kNew, 1, shm::kSegmentMinBytes);
+  list.add("set, too large", before, [huge](Table& t) { put(t, huge); });
+  const Text brief = text(held, 99, 400);
+  list.add("set with an end", before,
+           [brief](Table& t) { put(t, brief, shm::now_ms() + 3'600'000); });
+}
+
+void add_reads(List& list, const Before& before) {
+  list.add("get", before, [](Table& t) {
+    static std::string value;
+    (void)t.get("work-703", value);
+  });
+  list.add("get, never seen", before, [](Table& t) {
+    static std::string value;
+    (void)t.get(kNew, value);
+  });
+  list.add("get of many", before, [](Table& t) {
+    static std::string values[3];
+    const std::string_view keys[] = {"work-703", "work-704", kNew};
+    (void)t.get_batch(keys, [](std::size_t i) -> std::string& { return values[i]; });
+  });
+  list.add("pin", before, [](Table& t) { (void)t.pin("work-703"); });
+  list.add("pin and unpin", before, [](Table& t) {
+    const auto view = t.pin("work-703");
+    if (view) unpin(*view);
+  });
+  list.add("contains", before, [](Table& t) { (void)t.contains("work-703"); });
+}
+
+void add_events(List& list, const Before& before) {
+  const auto add = [&](const char* name, const Change& change, std::uint64_t term_back = 0) {
+    list.add(std::string("apply, ") + name, before, [change, term_back](Table& t) {
+      const std::uint64_t term = t.segment().superblock().sync.term.load();
+      (void)t.apply(change, term - term_back);
+    });
+    for (Operation& one : list.latest()) {
+      one.prepare = [](Table& t) {
+        (void)t.processes().try_lead();
+        (void)t.begin_term();
+      };
+    }
+  };
+  // Their bytes live as long as the program.
+  static const Text pushed = text(key_of(kHeld), 55, 400);
+  static const Text pushed_new = text(kNew, 55, 400);
+  using Kind = Change::Kind;
+  add("a value", {Kind::kSet, {pushed.key, pushed.value}, {7000, 3}});
+  add("a value of a new key", {Kind::kSet, {pushed_new.key, pushed_new.value}, {7000, 3}});
+  add("a removal", {Kind::kDrop, {pushed.key, {}}, {7000, 3}});
+  add("an old one", {Kind::kSet, {pushed.key, pushed.value}, {1, 3}});
+  add("a value without an id", {Kind::kSet, {pushed.key, pushed.value}, {}});
+  add("a removal without an id", {Kind::kDrop, {pushed.key, {}}, {}});
+  add("one of a former term", {Kind::kSet, {pushed.key, pushed.value}, {7000, 3}}, 1);
+}
+
+void add_leadership(List& list, const Before& before) {
+  list.add("take leadership", before, [](Table& t) {
+    (void)t.processes().try_lead();
+    (void)t.begin_term();
+  });
+  list.add("step down", before, [](Table& t) { t.processes().stop_leading(); });
+  for (Operation& one : list.latest()) {
+    one.prepare = [](Table& t) {
+      (void)t.processes().try_lead();
+      (void)t.begin_term();
+    };
+  }
+  list.add("raise the epoch", before, [](Table& t) { t.raise_epoch(); });
+  list.add("raise the floor", before, [](Table& t) { t.raise_floor(t.sample("").epoch, 4000); });
+}
+
+void add_processes(List& list, const Before& before) {
+  list.add("register", before, [](Table& t) { (void)t.processes().self(); });
+  for (Operation& one : list.latest()) one.joins = true;
+  list.add("leave", before, [](Table& t) { t.processes().leave(); });
+  list.add("reap", before, [](Table& t) { (void)t.reap(); });
+}
+
+// A process that another finds dead in the midst of something: who comes next mends the stripe.
+struct Death {
+  const char* name;
+  Work build;
+  Work died_in;
+};
+
+const Death kDeaths[] = {
+    {"overwriting", full, [](Table& t) { put_some(t, kHeld, kHeld + 1, 700, 1); }},
+    {"compacting", holes, [](Table& t) { put_some(t, 1, 2, 30'000, 1); }},
+    {"growing", growing, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
+    {"sweeping", epoch_raised, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
+    {"wiping", bypassed, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
+    {"making way", crowded, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
+};
+
+void add_repairs(List& list) {
+  const auto add = [&](const char* name, const Death& death, double died_at, Work run) {
+    list.add(name, {death.name, death.build}, std::move(run));
+    for (Operation& one : list.latest()) {
+      one.variant = std::to_string(static_cast<int>(100 * died_at)) + " % of " + one.variant;
+      one.died_in = death.died_in;
+      one.died_at = died_at;
+    }
+  };
+  for (const Death& death : kDeaths) {
+    for (const double died_at : {0.1, 0.5, 0.9}) {
+      add("repair", death, died_at, [](Table& t) { (void)t.drop(kNew); });
+    }
+    add("reap the dead", death, 0.5, [](Table& t) { (void)t.reap(); });
+  }
+  const Death pinning{"pinning", full, [](Table& t) {
+                        for (int i = 0; i < kKeys; i += 50) (void)t.pin(key_of(i));
+                      }};
+  add("reap the dead", pinning, 1, [](Table& t) { (void)t.reap(); });
+}
+
+void add_files(List& list) {
+  const auto add = [&](const char* name, const char* variant, Work build,
+                       std::function<void(const shm::SegmentOptions&)> on_files) {
+    list.add(name, {variant, std::move(build)}, {});
+    for (Operation& one : list.latest()) one.on_files = on_files;
+  };
+  const auto open = [](const shm::SegmentOptions& options) { (void)shm::Segment::open(options); };
+  add("create", "nothing", {}, open);
+  add("attach", "few", few, open);
+  add("remove", "few", few, [](const shm::SegmentOptions& options) {
+    (void)shm::Segment::remove(options.directory, options.name, false);
+  });
+}
+
+}  // namespace
+
+std::vector<Operation> operations() {
+  List list;
+  for (const Before& before : kBefore) {
+    add_changes(list, before);
+    add_reads(list, before);
+    add_events(list, before);
+    add_leadership(list, before);
+    add_processes(list, before);
+  }
+  add_repairs(list);
+  add_files(list);
+  return list.take();
+}
+
+}  // namespace larder::kill
