@@ -147,6 +147,8 @@ std::vector<std::string> judge(Segment& segment, const Judgement& j) {
   check("before repair", false);
   read_all(table, j, "before repair", faults);
 
+  // Whoever held the lock all the while goes on.
+  if (j.held) segment.stripe(0).lock.store(0);
   expect(table.join().ok(), "nobody can join");
   (void)table.reap();
   for (std::uint32_t s = 0; s < segment.geometry().stripe_count; ++s) {

@@ -41,6 +41,7 @@ struct Judgement {
   const Contents& after;
   bool completed = false;  // the operation was over: nothing of before that it replaced may show
   unsigned living = 0;     // processes that did not die
+  bool held = false;       // one of them holds the stripe's lock
   const EarlierReaders* readers = nullptr;
 };
 

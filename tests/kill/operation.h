@@ -20,6 +20,8 @@ struct Operation {
   Work build;                   // fills the segment
   // The builder goes on living while the operation runs, with what it pinned.
   bool builder_lives = false;
+  // It also holds the lock of the stripe, and lets go of it only after the operation.
+  bool builder_holds = false;
   // Not empty: a process was killed in the midst of this, and the operation finds what it left.
   Work died_in;
   double died_at = 0.5;  // after this part of its changes

@@ -130,6 +130,29 @@ const Before kBefore[] = {{"few", few},
                           {"expired", expired},
                           {"numbered", numbered}};
 
+// Two owners of the stripe have died already: with the third it is wiped.
+void two_deaths(Table& table) {
+  full(table);
+  table.segment().stripe(0).deaths.store(2);
+}
+
+// Views that were held while their keys were written anew, and no longer are.
+void set_aside(Table& table) {
+  full(table);
+  std::vector<shm::Pinned> views;
+  for (int i = 0; i < kKeys && views.size() < 20; ++i) {
+    const auto view = table.pin(key_of(i));
+    if (view && view->word != nullptr) views.push_back(*view);
+  }
+  put_some(table, 0, kKeys, 100, 700);
+  for (const shm::Pinned& view : views) unpin(view);
+}
+
+void lock_held(Table& table) {
+  full(table);
+  table.segment().stripe(0).lock.store(table.processes().self_or_none());
+}
+
 // ---- operations --------------------------------------------------------------------------------
 
 class List {
@@ -153,6 +176,7 @@ class List {
          .segment = {},
          .build = before.build,
          .builder_lives = before.builder_lives,
+         .builder_holds = false,
          .died_in = {},
          .prepare = {},
          .run = std::move(run),
@@ -283,6 +307,8 @@ const Death kDeaths[] = {
     {"growing", growing, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
     {"sweeping", epoch_raised, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
     {"wiping", bypassed, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
+    {"overwriting, for the third time", two_deaths,
+     [](Table& t) { put_some(t, kHeld, kHeld + 1, 700, 1); }},
     {"making way", crowded, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
 };
 
@@ -305,6 +331,32 @@ void add_repairs(List& list) {
                         for (int i = 0; i < kKeys; i += 50) (void)t.pin(key_of(i));
                       }};
   add("reap the dead", pinning, 1, [](Table& t) { (void)t.reap(); });
+}
+
+// What was set aside for views comes free in some of these turns.
+void add_release(List& list) {
+  const Text what = text(kNew, 66, 300);
+  list.add("set, again and again", {"set aside", set_aside}, [what](Table& t) {
+    for (int i = 0; i < 64; ++i) put(t, what);
+  });
+}
+
+// Who cannot have the lock in time leaves readers a miss instead of an old value.
+void add_waits(List& list) {
+  const auto add = [&](const char* name, Work run) {
+    list.add(name, {"lock held", lock_held, true}, std::move(run));
+    for (Operation& one : list.latest()) one.builder_holds = true;
+  };
+  const Text what = text(key_of(kHeld), 44, 300);
+  add("set", [what](Table& t) { put(t, what); });
+  add("drop", [what](Table& t) { (void)t.drop(what.key); });
+  add("fill", [what](Table& t) {
+    (void)t.fill({what.key, what.value}, t.sample(what.key), {6000, 11});
+  });
+  add("apply, a removal", [what](Table& t) {
+    const std::uint64_t term = t.segment().superblock().sync.term.load();
+    (void)t.apply({Change::Kind::kDrop, {what.key, {}}, {7000, 3}}, term);
+  });
 }
 
 void add_files(List& list) {
@@ -333,6 +385,8 @@ std::vector<Operation> operations() {
     add_processes(list, before);
   }
   add_repairs(list);
+  add_release(list);
+  add_waits(list);
   add_files(list);
   return list.take();
 }
