@@ -57,11 +57,17 @@ std::vector<std::uintptr_t> own(const std::set<std::uintptr_t>& addresses) {
 }
 
 Json as_json(const Operation& operation, const Report& report) {
-  return {{"operation", operation.name},     {"variant", operation.variant},
-          {"points", report.points},         {"distinct", report.distinct},
-          {"skipped", report.skipped},       {"judged", report.judged},
-          {"real_kills", report.real_kills}, {"violated", report.violated},
-          {"violations", report.violations}, {"instructions", own(report.instructions)},
+  return {{"operation", operation.name},
+          {"variant", operation.variant},
+          {"points", report.points},
+          {"distinct", report.distinct},
+          {"skipped", report.skipped},
+          {"judged", report.judged},
+          {"real_kills", report.real_kills},
+          {"real_missed", report.real_missed},
+          {"violated", report.violated},
+          {"violations", report.violations},
+          {"instructions", own(report.instructions)},
           {"stores", own(report.stores)}};
 }
 
@@ -133,8 +139,8 @@ int run(const Arguments& arguments) {
     if (status != 0) ++crashed;
   }
 
-  Json sum = {{"operations", 0}, {"points", 0},     {"distinct", 0}, {"skipped", 0},
-              {"judged", 0},     {"real_kills", 0}, {"violated", 0}};
+  Json sum = {{"operations", 0}, {"points", 0},     {"distinct", 0},    {"skipped", 0},
+              {"judged", 0},     {"real_kills", 0}, {"real_missed", 0}, {"violated", 0}};
   Json violations = Json::array();
   std::set<std::uintptr_t> instructions;
   for (std::size_t i = 0; i < all.size(); ++i) {
@@ -149,7 +155,7 @@ int run(const Arguments& arguments) {
     const Json one = Json::parse(file);
     sum["operations"] = sum["operations"].get<std::uint64_t>() + 1;
     for (const char* figure :
-         {"points", "distinct", "skipped", "judged", "real_kills", "violated"}) {
+         {"points", "distinct", "skipped", "judged", "real_kills", "real_missed", "violated"}) {
       sum[figure] = sum[figure].get<std::uint64_t>() + one[figure].get<std::uint64_t>();
     }
     for (const auto& what : one["violations"]) {

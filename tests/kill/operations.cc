@@ -183,7 +183,6 @@ class List {
          .joins = false,
          .on_files = {}});
   }
-  Operation& last() { return all_.back(); }
   // What add() made last: one for each policy.
   std::span<Operation> latest() { return std::span(all_).last(2); }
 

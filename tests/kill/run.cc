@@ -80,7 +80,6 @@ class Run {
   struct Point {
     std::uintptr_t address;
     std::uint64_t turn;  // of this address
-    bool completed;
   };
 
   void build() {
@@ -165,7 +164,7 @@ class Run {
       const bool goes_on = child->step();
       if (names_may_change) world_.names_changed();
       if (options_.real_every != 0 && random_.one_in(options_.real_every)) {
-        real_.push_back({address, turn, false});
+        real_.push_back({address, turn});
       }
       // Comparing costs as much as the step: now and then only, where nothing should have changed.
       const bool may_change = may_store || random_.one_in(64) || !goes_on;
@@ -206,7 +205,10 @@ class Run {
       world_.restore(before_picture_);
       auto child = stepper();
       const std::uintptr_t address = point.address;
-      if (!child->run_to(address, point.turn)) continue;  // it went another way this time
+      if (!child->run_to(address, point.turn)) {  // it went another way this time
+        ++report_.real_missed;
+        continue;
+      }
       child->kill();
       child.reset();
       ++report_.real_kills;

@@ -26,6 +26,7 @@ struct Report {
   std::uint64_t distinct = 0;  // different instructions
   std::uint64_t judged = 0;    // states: the files differed from those of the point before
   std::uint64_t real_kills = 0;
+  std::uint64_t real_missed = 0;  // points that were not met again: the clock had gone on, say
   std::vector<std::string> violations;    // the first few
   std::uint64_t violated = 0;             // points with any
   std::set<std::uintptr_t> instructions;  // all that came next at a point
