@@ -675,8 +675,11 @@ TEST_CASE("H16: any bytes are a key, and the same key on every host") {
   for (const std::string& key : keys) {
     must(p.a.cache.set(key, "one of " + key));
     must(p.a.cache.set_with_invalidate(key + "/i", "one"));
-    must(p.b.cache.set(key + "/r", "one"));
   }
+  // One host at a time: an own change that is ahead of the events may refuse those of keys that
+  // share its guard.
+  p.catch_up();
+  for (const std::string& key : keys) must(p.b.cache.set(key + "/r", "one"));
   p.catch_up();
   for (const std::string& key : keys) {
     CAPTURE(key);
