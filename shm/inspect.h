@@ -29,6 +29,7 @@ struct Totals {
 
   std::uint64_t arena_bytes = 0;  // live, pinned and free
   std::uint32_t pins = 0;         // views held now
+  std::uint32_t loads = 0;        // under way now
   std::uint32_t processes = 0;
   std::uint32_t locked_stripes = 0;
   std::uint32_t bypassed_stripes = 0;

@@ -8,13 +8,36 @@
 namespace larder::shm {
 
 namespace {
-constexpr std::array<const char*, kCounters> kCounterNames = {
-    "local_hits",        "local_misses",   "remote_hits",    "remote_misses",  "remote_errors",
-    "stale_hits",        "sets",           "removes",        "clears",         "stored",
-    "stores_refused",    "too_large",      "evictions",      "expirations",    "lock_timeouts",
-    "takeovers",         "wipes",          "events_applied", "events_old",     "events_without_id",
-    "events_malformed",  "events_foreign", "epoch_raises",   "leader_changes", "unpublished",
-    "stale_term_writes", "locks_lost"};
+constexpr std::array<const char*, kCounters> kCounterNames = {"local_hits",
+                                                              "local_misses",
+                                                              "remote_hits",
+                                                              "remote_misses",
+                                                              "remote_errors",
+                                                              "stale_hits",
+                                                              "sets",
+                                                              "removes",
+                                                              "clears",
+                                                              "stored",
+                                                              "stores_refused",
+                                                              "too_large",
+                                                              "evictions",
+                                                              "expirations",
+                                                              "lock_timeouts",
+                                                              "takeovers",
+                                                              "wipes",
+                                                              "events_applied",
+                                                              "events_old",
+                                                              "events_without_id",
+                                                              "events_malformed",
+                                                              "events_foreign",
+                                                              "epoch_raises",
+                                                              "leader_changes",
+                                                              "unpublished",
+                                                              "stale_term_writes",
+                                                              "locks_lost",
+                                                              "loads",
+                                                              "loads_taken_over",
+                                                              "load_waits"};
 }  // namespace
 
 const char* counter_name(Counter counter) noexcept {
@@ -57,7 +80,9 @@ std::string layout_text() {
   FIELD(Geometry, guards_per_stripe);
   FIELD(Geometry, sketch_per_stripe);
   FIELD(Geometry, arena_granules);
+  FIELD(Geometry, load_count);
   FIELD(Geometry, places_offset);
+  FIELD(Geometry, loads_offset);
   FIELD(Geometry, stripes_offset);
   FIELD(Geometry, guards_offset);
   FIELD(Geometry, buckets_offset);
@@ -122,6 +147,8 @@ std::string layout_text() {
   FIELD(EntryHeader, life);
   out << "slot tag " << kTagBits << " granule " << kGranule << " slots " << kSlotsPerBucket
       << " block " << kBlockGranules << "\n";
+  out << "load tag " << kLoadTagBits << " until " << kLoadUntilBits << " unit " << kLoadUnitBits
+      << "\n";
   out << "lock place " << kPlaceBits << " incarnation " << kIncarnationBits << "\n";
   out << "counters";
   for (const char* name : kCounterNames) out << " " << name;

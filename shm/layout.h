@@ -1,13 +1,13 @@
 // Everything that is stored in a segment, declared once.
 //
-//   superblock | processes | stripes | guards | index (buckets) | sketches | maps | arenas
+//   superblock | processes | loads | stripes | guards | index (buckets) | sketches | maps | arenas
 //
 // Rules: fixed-width integers, offsets from the segment's start, no pointers, no vtables. What the
 // words mean, who writes them and what a crash may leave: shm/README.md. `layout_text()` prints
 // the whole layout for the golden test; its hash is the signature that strangers are refused by.
 //
-// Primary state (I4): slots, entries, guards, epoch, floor, term, bypass, pins. Everything else is
-// derived, and any bit pattern in it is harmless.
+// Primary state (I4): slots, entries, guards, epoch, floor, term, bypass, pins, loads. Everything
+// else is derived, and any bit pattern in it is harmless.
 #pragma once
 
 #include <atomic>
@@ -20,7 +20,7 @@
 namespace larder::shm {
 
 inline constexpr std::uint64_t kMagic = 0x3130724564724c6cull;  // "lLrdEr01", written last
-inline constexpr std::uint32_t kLayoutVersion = 3;
+inline constexpr std::uint32_t kLayoutVersion = 4;
 inline constexpr std::size_t kCacheLine = 64;
 
 template <class T>
@@ -74,6 +74,9 @@ enum class Counter : std::uint32_t {
   kUnpublished,
   kStaleTermWrites,
   kLocksLost,
+  kLoads,
+  kLoadsTakenOver,
+  kLoadWaits,
   kCount
 };
 inline constexpr std::size_t kCounters = static_cast<std::size_t>(Counter::kCount);
@@ -116,7 +119,9 @@ struct Geometry {
   std::uint32_t guards_per_stripe;   // power of two
   std::uint32_t sketch_per_stripe;   // words of the policy's sketch; power of two
   std::uint32_t arena_granules;      // of one stripe; even
+  std::uint32_t load_count;          // power of two
   std::uint64_t places_offset;
+  std::uint64_t loads_offset;
   std::uint64_t stripes_offset;
   std::uint64_t guards_offset;
   std::uint64_t buckets_offset;
@@ -196,6 +201,15 @@ struct alignas(kCacheLine) Place {
   alignas(kCacheLine) CounterBlock counters;
   alignas(kCacheLine) CounterBlock thread_counters;
 };
+
+// ---- loads ------------------------------------------------------------------------------------
+
+// Who fetches the value of a key for everybody: {tag:8 of the key's hash, until:24, owner:32 as in
+// a lock word}; 0: nobody. `until` counts CLOCK_BOOTTIME in units of 16 ms and wraps after three
+// days. One word, so that no death leaves half of it.
+inline constexpr unsigned kLoadTagBits = 8;
+inline constexpr unsigned kLoadUntilBits = 24;
+inline constexpr unsigned kLoadUnitBits = 4;  // of milliseconds
 
 // ---- stripes ----------------------------------------------------------------------------------
 

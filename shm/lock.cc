@@ -1,19 +1,14 @@
 #include "shm/lock.h"
 
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "shm/clock.h"
+#include "shm/futex.h"
 
 namespace larder::shm {
 namespace {
 
 constexpr int kSpins = 64;
-constexpr std::uint64_t kSliceMs = 10;  // between two looks at the owner's life
 
 void cpu_relax() noexcept {
 #if defined(__x86_64__)
@@ -21,17 +16,6 @@ void cpu_relax() noexcept {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
-}
-
-// Shared between processes, so without FUTEX_PRIVATE_FLAG.
-void futex_wait(Atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t ms) noexcept {
-  const timespec timeout{static_cast<time_t>(ms / 1000), static_cast<long>(ms % 1000) * 1'000'000};
-  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT, expected, &timeout,
-          nullptr, 0);
-}
-
-void futex_wake_one(Atomic<std::uint32_t>& word) noexcept {
-  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE, 1, nullptr, nullptr, 0);
 }
 
 // acquire: pairs with the release in release(): the stripe is as the last owner left it.
@@ -73,7 +57,7 @@ Acquired acquire_taken(Stripe& stripe, std::uint32_t self, Processes& processes,
                                                                  std::memory_order_relaxed)) {
       continue;
     }
-    futex_wait(stripe.lock, word | kWaiters, std::min(kSliceMs, deadline - now));
+    futex_wait(&stripe.lock, word | kWaiters, std::min(kWaitSliceMs, deadline - now));
     slept = true;
   }
 }
@@ -88,7 +72,7 @@ bool release(Stripe& stripe, std::uint32_t self) noexcept {
   while ((word & ~kWaiters) == self) {
     if (stripe.lock.compare_exchange_weak(word, 0, std::memory_order_release,
                                           std::memory_order_relaxed)) {
-      if (word & kWaiters) futex_wake_one(stripe.lock);
+      if (word & kWaiters) futex_wake(&stripe.lock, 1);
       return true;
     }
   }

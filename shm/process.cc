@@ -13,6 +13,7 @@
 
 #include "shm/clock.h"
 #include "shm/fork.h"
+#include "shm/load.h"
 
 namespace larder::shm {
 namespace {
@@ -154,6 +155,7 @@ void Processes::leave() noexcept {
   Place& place = segment_.place(index);
   const std::uint64_t state = place.state.load(kRelaxed);
   forget_pins(index);
+  forget_loads(segment_, owner);
   retire_counters(place);
   place.state.store(make_state(state_incarnation(state), PlaceState::kFree),
                     std::memory_order_release);
@@ -235,6 +237,7 @@ unsigned Processes::reap(const std::function<void(std::uint32_t)>& release) {
     if (!locks.lock(i)) continue;
     if (place.state.load(std::memory_order_acquire) == state && looks_dead(i, state)) {
       forget_pins(i);
+      forget_loads(segment_, owner);
       retire_counters(place);
       place.state.store(make_state(state_incarnation(state), PlaceState::kFree),
                         std::memory_order_release);

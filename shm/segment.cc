@@ -120,7 +120,8 @@ Geometry place_parts(Geometry g) {
     return round_up(offset + g.stripe_count * each * bytes, kCacheLine);
   };
   g.places_offset = round_up(sizeof(Superblock), kCacheLine);
-  g.stripes_offset = g.places_offset + std::uint64_t{g.place_count} * sizeof(Place);
+  g.loads_offset = g.places_offset + std::uint64_t{g.place_count} * sizeof(Place);
+  g.stripes_offset = round_up(g.loads_offset + std::uint64_t{g.load_count} * 8, kCacheLine);
   g.guards_offset = after(g.stripes_offset, 1, sizeof(Stripe));
   g.buckets_offset = after(g.guards_offset, g.guards_per_stripe, sizeof(Guard));
   g.sketches_offset = after(g.buckets_offset, g.buckets_per_stripe, sizeof(Bucket));
@@ -173,6 +174,9 @@ Result<Geometry> plan_geometry(std::uint64_t bytes, std::uint64_t max_entries) {
   g.place_count = bytes < (4u << 20)
                       ? 16
                       : static_cast<std::uint32_t>(std::clamp<std::uint64_t>(bytes >> 17, 64, 512));
+  // A thousandth of the segment; two loads at a time meet by chance at one word in so many.
+  g.load_count =
+      static_cast<std::uint32_t>(std::bit_floor(std::clamp<std::uint64_t>(bytes >> 13, 64, 8192)));
   g.stripe_count = stripes_for(bytes, max_entries);
   g.buckets_per_stripe = buckets_for(bytes, max_entries, g.stripe_count);
   while (g.buckets_per_stripe >> (g.index_halvings + 1) >= kLeastBuckets) ++g.index_halvings;
@@ -300,6 +304,7 @@ Segment::Segment(std::string path, bip::mapped_region region, Access access,
       geometry_(geometry),
       hash_seed_(superblock_->hash_seed),
       places_(reinterpret_cast<Place*>(base_ + geometry_.places_offset)),
+      loads_(reinterpret_cast<Atomic<std::uint64_t>*>(base_ + geometry_.loads_offset)),
       stripes_(reinterpret_cast<Stripe*>(base_ + geometry_.stripes_offset)),
       buckets_(reinterpret_cast<Bucket*>(base_ + geometry_.buckets_offset)),
       guards_(reinterpret_cast<Guard*>(base_ + geometry_.guards_offset)),

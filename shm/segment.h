@@ -82,6 +82,7 @@ class Segment {
 
   // In range by contract; callers mask or check what they read from the segment.
   Place& place(std::uint32_t index) noexcept { return places_[index]; }
+  Atomic<std::uint64_t>& load(std::uint32_t index) noexcept { return loads_[index]; }
   Stripe& stripe(std::uint32_t index) noexcept { return stripes_[index]; }
   Bucket& bucket(std::uint32_t stripe, std::uint32_t index) noexcept {
     return buckets_[std::uint64_t{stripe} * geometry_.buckets_per_stripe + index];
@@ -119,6 +120,7 @@ class Segment {
   Geometry geometry_;
   std::uint64_t hash_seed_;
   Place* places_;
+  Atomic<std::uint64_t>* loads_;
   Stripe* stripes_;
   Bucket* buckets_;
   Guard* guards_;

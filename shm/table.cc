@@ -38,6 +38,7 @@ class Table::Impl {
         policy_(policy_of(segment_->superblock().policy)),
         options_(options),
         processes_(*segment_),
+        loads_(*segment_, processes_),
         reader_(*segment_, policy_) {}
 
   // The lock of one stripe, and the right to write it, for as long as this lives. Repairs what a
@@ -200,7 +201,8 @@ class Table::Impl {
     return guard.epoch.load(kRelaxed) == sample.epoch && guard.seq.load(kRelaxed) > reach;
   }
 
-  Stored store(const Record& record, const Sample& sample, ChangeId reach, bool own_change) {
+  Stored store(const Record& record, const Sample& sample, ChangeId reach, bool own_change,
+               const LoadLease* load = nullptr) {
     const std::uint64_t hash = segment_->hash(record.key);
     const std::uint32_t stripe = stripe_of(g_, hash);
     (void)reader_.approach(hash);  // what the lock's atomic would not let us fetch ahead
@@ -208,6 +210,11 @@ class Table::Impl {
     if (!hold) {
       if (own_change) raise_bypass(stripe);
       return Stored::kBusy;
+    }
+    // Who took the load over stores after this, under this lock.
+    if (load != nullptr && !Loads::is_held(*load)) {
+      count(Counter::kStoresRefused);
+      return Stored::kRefused;
     }
     hold->prefetch_room(entry_granules(record.key.size(), record.value.size()));
     Guard& guard = hold->guard_of(hash);
@@ -348,6 +355,7 @@ class Table::Impl {
   const Policy& policy_;
   const TableOptions options_;
   Processes processes_;
+  Loads loads_;
   Reader reader_;
 };
 
@@ -413,6 +421,10 @@ Sample Table::sample(std::string_view key) const {
 Stored Table::fill(const Record& record, const Sample& sample, ChangeId reach) {
   return impl_->store(record, sample, reach, false);
 }
+Stored Table::fill(const Record& record, const Sample& sample, ChangeId reach,
+                   const LoadLease& load) {
+  return impl_->store(record, sample, reach, false, &load);
+}
 Stored Table::set(const Record& record, const Sample& sample, ChangeId id) {
   return impl_->store(record, sample, id, true);
 }
@@ -425,6 +437,13 @@ Stored Table::remove(std::string_view key, const Sample& sample, ChangeId id) {
   return impl_->remove(key, &sample, id);
 }
 Stored Table::drop(std::string_view key) { return impl_->remove(key, nullptr, {}); }
+
+Claimed Table::claim_load(std::string_view key, std::chrono::milliseconds lease, LoadLease& load) {
+  return impl_->loads_.claim(impl_->segment_->hash(key), lease, load);
+}
+bool Table::wait_for_load(std::string_view key, std::chrono::milliseconds timeout) {
+  return impl_->loads_.wait(impl_->segment_->hash(key), timeout);
+}
 
 void Table::raise_floor(std::uint64_t epoch, std::uint64_t seq) {
   Atomic<std::uint64_t>& floor = impl_->hot_.floor;

@@ -20,6 +20,7 @@
 
 #include "larder/status.h"
 #include "shm/layout.h"
+#include "shm/load.h"
 #include "shm/process.h"
 #include "shm/reader.h"
 #include "shm/segment.h"
@@ -145,6 +146,9 @@ class Table {
 
   // Keeps what Redis answered to a read. `reach`: the last id of the log at that moment.
   Stored fill(const Record& record, const Sample& sample, ChangeId reach);
+  // The same of what was fetched under `load`; kRefused, and nothing is touched, once that was
+  // taken over.
+  Stored fill(const Record& record, const Sample& sample, ChangeId reach, const LoadLease& load);
   // Keeps one's own change after Redis took it under `id`.
   Stored set(const Record& record, const Sample& sample, ChangeId id);
   // The same where there is no Redis.
@@ -157,6 +161,11 @@ class Table {
   void raise_floor(std::uint64_t epoch, std::uint64_t seq);
   // Drops everything held: an O(1) flush. Returns the new epoch.
   std::uint64_t raise_epoch();
+
+  // ---- loading, see load.h ----
+
+  Claimed claim_load(std::string_view key, std::chrono::milliseconds lease, LoadLease& load);
+  bool wait_for_load(std::string_view key, std::chrono::milliseconds timeout);
 
   // ---- the leader ----
 

@@ -22,6 +22,7 @@ using shm::Superblock;
 using shm::Table;
 
 constexpr std::chrono::milliseconds kLockTimeout{50};
+constexpr std::chrono::milliseconds kLoadLease{1000};
 constexpr char kSegmentFile[] = "larder.test";
 // Of the pictured segments, so that their lock file is not the living ones'.
 constexpr std::uint64_t kInstance = 0xa57e211fe;
@@ -167,6 +168,9 @@ std::vector<std::string> judge(Segment& segment, const Judgement& j) {
   };
   expect(store() == shm::Stored::kStored, "nothing can be stored");
   expect(test::read(table, "newcomer") == value, "what is stored cannot be read");
+  shm::LoadLease lease;
+  const bool claimed = table.claim_load("newcomer", kLoadLease, lease) == shm::Claimed::kMine;
+  expect(claimed && shm::Loads::end(lease), "nothing can be loaded");
   if (table.processes().try_lead()) {
     const std::uint64_t term = segment.superblock().sync.term.load();
     const auto begun = table.begin_term();
@@ -178,6 +182,7 @@ std::vector<std::string> judge(Segment& segment, const Judgement& j) {
   const shm::Totals totals = shm::totals(segment);
   expect(totals.processes == j.living + 1, "a dead process keeps its place");
   expect(j.living > 0 || totals.pins == 0, "a dead process's view holds memory");
+  expect(j.living > 0 || totals.loads == 0, "a dead process's load is left");
   // Runs that only the dead had pinned come free with time.
   if (j.living == 0 && totals.pinned_bytes != 0) {
     for (int i = 0; i < 64; ++i) (void)store();

@@ -293,6 +293,54 @@ void add_processes(List& list, const Before& before) {
   list.add("reap", before, [](Table& t) { (void)t.reap(); });
 }
 
+constexpr std::chrono::milliseconds kLease{600'000};
+
+void claim_load(Table& table) {
+  shm::LoadLease lease;
+  (void)table.claim_load(kNew, kLease, lease);
+}
+void load_held(Table& table) {
+  few(table);
+  claim_load(table);
+}
+void load_over(Table& table) {
+  few(table);
+  shm::LoadLease lease;
+  (void)table.claim_load(kNew, std::chrono::milliseconds{0}, lease);
+  // To the word's next unit of time, so that it is over.
+  (void)table.wait_for_load(kNew, kLease);
+}
+
+void add_loads(List& list) {
+  static const Text fetched = text(kNew, 22, 300);
+  static shm::LoadLease lease;
+  const Work claim = [](Table& t) { (void)t.claim_load(kNew, kLease, lease); };
+  const Work load = [claim](Table& t) {
+    claim(t);
+    (void)t.fill({fetched.key, fetched.value}, t.sample(kNew), {6000, 11}, lease);
+    shm::Loads::end(lease);
+  };
+  list.add("claim a load", {"few", few}, claim);
+  list.add("claim a load that another holds", {"load held", load_held, true}, claim);
+  list.add("wait for a load", {"load held", load_held, true},
+           [](Table& t) { (void)t.wait_for_load(kNew, std::chrono::milliseconds{1}); });
+  list.add("take over a load whose time is over", {"load over", load_over, true}, claim);
+  list.add("load", {"few", few}, load);
+  list.add("load", {"full", full}, load);
+  list.add("leave with a load", {"few", few}, [](Table& t) { t.processes().leave(); });
+  for (Operation& one : list.latest()) one.prepare = claim;
+  const auto add_after_death = [&](const char* name, Work run) {
+    list.add(name, {"loading", few}, std::move(run));
+    for (Operation& one : list.latest()) {
+      one.died_in = claim_load;
+      one.died_at = 1;
+    }
+  };
+  add_after_death("take over the load of the dead", claim);
+  add_after_death("load after the dead", load);
+  add_after_death("reap the dead", [](Table& t) { (void)t.reap(); });
+}
+
 // A process that another finds dead in the midst of something: who comes next mends the stripe.
 struct Death {
   const char* name;
@@ -383,6 +431,7 @@ std::vector<Operation> operations() {
     add_leadership(list, before);
     add_processes(list, before);
   }
+  add_loads(list);
   add_repairs(list);
   add_release(list);
   add_waits(list);

@@ -151,7 +151,10 @@ TEST_CASE("each part of a segment may be damaged on its own") {
   const Damage parts[] = {
       [](Segment& s, Random& r) { flip_bits(s, 0, s.geometry().places_offset, 200, r); },
       [](Segment& s, Random& r) {
-        set_words(s, s.geometry().places_offset, s.geometry().stripes_offset, 1000, r);
+        set_words(s, s.geometry().places_offset, s.geometry().loads_offset, 1000, r);
+      },
+      [](Segment& s, Random& r) {
+        set_words(s, s.geometry().loads_offset, s.geometry().stripes_offset, 1000, r);
       },
       [](Segment& s, Random& r) {
         set_words(s, s.geometry().stripes_offset, s.geometry().guards_offset, 30, r);

@@ -72,6 +72,7 @@ std::vector<Count> geometry_of(const Segment& segment) {
   const shm::Geometry& g = segment.geometry();
   return {{"segment_bytes", g.segment_bytes},
           {"place_count", g.place_count},
+          {"load_count", g.load_count},
           {"stripe_count", g.stripe_count},
           {"buckets_per_stripe", g.buckets_per_stripe},
           {"slots_per_bucket", shm::kSlotsPerBucket},
@@ -80,6 +81,7 @@ std::vector<Count> geometry_of(const Segment& segment) {
           {"arena_bytes", g.arena_bytes()},
           {"max_entries", g.max_entries},
           {"places_offset", g.places_offset},
+          {"loads_offset", g.loads_offset},
           {"stripes_offset", g.stripes_offset},
           {"buckets_offset", g.buckets_offset},
           {"guards_offset", g.guards_offset},
