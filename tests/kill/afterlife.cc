@@ -29,15 +29,20 @@ constexpr std::uint64_t kInstance = 0xa57e211fe;
 
 // A value as found: old, new or missing, never anything else.
 std::string fault_of_value(const std::string& key, const std::optional<std::string>& found,
-                           const Judgement& j) {
+                           const Judgement& j, const shm::SyncWords& sync) {
   if (!found) return {};
   const auto before = j.before.find(key);
   const auto after = j.after.find(key);
-  if (after != j.after.end() && *found == after->second) return {};
-  if (before == j.before.end() || *found != before->second) {
-    return key + ": neither the old nor the new value";
+  const bool is_old = before != j.before.end() && *found == before->second;
+  if (after != j.after.end() && *found == after->second) {
+    if (is_old || sync.head_seq.load() >= j.follows) return {};
+    return key + ": the new value, and the head does not name its change";
   }
+  if (!is_old) return key + ": neither the old nor the new value";
   if (j.completed) return key + ": the old value, although the operation was over";
+  if (j.follows != 0 && sync.cursor_seq.load() >= j.follows) {
+    return key + ": the old value, although the cursor names its change";
+  }
   return {};
 }
 
@@ -47,7 +52,8 @@ void read_all(Table& table, const Judgement& j, const char* when,
   const auto look = [&](const std::string& key) {
     std::optional<std::string> found;
     if (table.get(key, value)) found = value;
-    if (auto fault = fault_of_value(key, found, j); !fault.empty()) {
+    const shm::SyncWords& sync = table.segment().superblock().sync;
+    if (auto fault = fault_of_value(key, found, j, sync); !fault.empty()) {
       faults.push_back(std::string(when) + ": " + fault);
     }
   };

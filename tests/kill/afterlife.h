@@ -43,6 +43,9 @@ struct Judgement {
   unsigned living = 0;     // processes that did not die
   bool held = false;       // one of them holds the stripe's lock
   const EarlierReaders* readers = nullptr;
+  // The change that the operation follows; 0: none. Visible only after the head names it; over once
+  // the cursor does.
+  std::uint64_t follows = 0;
 };
 
 // Another process comes, reads, takes the dead one's locks, repairs, writes. Returns what was not

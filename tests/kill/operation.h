@@ -29,6 +29,8 @@ struct Operation {
   Work run;
   // The process of the operation has no place before it.
   bool joins = false;
+  // The id of the change that a follower is told of; 0: none.
+  std::uint64_t follows = 0;
   // For creation and removal: there is no table. The folder is all.
   std::function<void(const shm::SegmentOptions&)> on_files;
 };

@@ -1,9 +1,12 @@
 #include <algorithm>
+#include <memory>
 #include <span>
 #include <string_view>
 
 #include "shm/clock.h"
 #include "shm/policy.h"
+#include "src/sync/follower.h"
+#include "src/sync/table_host.h"
 #include "tests/kill/operation.h"
 #include "tests/shm/fixture.h"
 
@@ -181,6 +184,7 @@ class List {
          .prepare = {},
          .run = std::move(run),
          .joins = false,
+         .follows = 0,
          .on_files = {}});
   }
   // What add() made last: one for each policy.
@@ -270,6 +274,79 @@ void add_events(List& list, const Before& before) {
   add("one of a former term", {Kind::kSet, {pushed.key, pushed.value}, {7000, 3}}, 1);
 }
 
+// ---- the whole way of an event -----------------------------------------------------------------
+
+class Silent final : public Logger {
+ public:
+  void log(LogLevel, std::string_view) override {}
+};
+
+// A leader that follows its log up to kEnd, after which all is as it was: what it had to drop has
+// been stored again.
+constexpr ChangeId kEnd{5000, 1};
+constexpr ChangeId kNext{5001, 2};
+struct Following {
+  Following(Table& table, std::uint64_t term)
+      : host(table, term, logger, [](std::string_view) {}), follower(host, {}) {
+    (void)follower.subscribed();
+    (void)follower.log_end(kEnd);
+  }
+  Silent logger;
+  sync::TableHost host;
+  sync::Follower follower;
+};
+std::unique_ptr<Following> following;
+
+void follow(Table& table) {
+  (void)table.processes().try_lead();
+  const auto term = table.begin_term();
+  following = std::make_unique<Following>(table, *term);
+  few(table);
+}
+
+void add_following(List& list) {
+  const auto add = [&](const char* name, sync::Event event) {
+    event.id = kNext;
+    event.prev = kEnd;
+    event.sender = "another host";
+    const auto format = WireFormat::kMsgpack;
+    const std::string message = sync::event_head(event, format) + sync::event_tail(event, format);
+    list.add(std::string("follow, ") + name, {"few", few},
+             [message](Table&) { (void)following->follower.message(message); });
+    for (Operation& one : list.latest()) {
+      one.prepare = follow;
+      one.follows = kNext.seq;
+    }
+  };
+  sync::Event event;
+  event.key = key_of(kHeld);
+  event.action = sync::Action::kDelete;
+  add("a removal", event);
+  event.action = sync::Action::kSet;
+  event.value = text(event.key, 55, 400).value;
+  add("a value", event);
+  event.key = kNew;
+  add("a value of a new key", event);
+  sync::Event many;
+  many.action = sync::Action::kDeleteMany;
+  for (int i = kHeld - 5; i < kHeld + 5; ++i) many.keys.push_back(key_of(i));
+  add("a removal of many", many);
+  sync::Event clear;
+  clear.action = sync::Action::kClear;
+  add("a clear", clear);
+
+  // A change that it missed, and the answer to the question that follows.
+  list.add("follow, a gap", {"few", few}, [](Table&) {
+    (void)following->follower.lost();
+    (void)following->follower.subscribed();
+    (void)following->follower.log_end(kNext);
+  });
+  for (Operation& one : list.latest()) {
+    one.prepare = follow;
+    one.follows = kNext.seq;
+  }
+}
+
 void add_leadership(List& list, const Before& before) {
   list.add("take leadership", before, [](Table& t) {
     (void)t.processes().try_lead();
@@ -339,6 +416,15 @@ void add_loads(List& list) {
   add_after_death("take over the load of the dead", claim);
   add_after_death("load after the dead", load);
   add_after_death("reap the dead", [](Table& t) { (void)t.reap(); });
+}
+
+// Each stripe is sealed on its own.
+void add_seal(List& list) {
+  list.add("take leadership", {"few, four stripes", few}, [](Table& t) {
+    (void)t.processes().try_lead();
+    (void)t.begin_term();
+  });
+  for (Operation& one : list.latest()) one.segment.bytes = 8u << 20;
 }
 
 // A process that another finds dead in the midst of something: who comes next mends the stripe.
@@ -431,6 +517,8 @@ std::vector<Operation> operations() {
     add_leadership(list, before);
     add_processes(list, before);
   }
+  add_following(list);
+  add_seal(list);
   add_loads(list);
   add_repairs(list);
   add_release(list);

@@ -187,8 +187,9 @@ class Run {
   bool is_enough() const { return options_.stop_when_violated && report_.violated != 0; }
 
   Judgement judgement(bool completed) const {
-    return {keys_,     before_, after_, completed, op_.builder_lives ? 1u : 0u, op_.builder_holds,
-            &*readers_};
+    return {
+        keys_,      before_,    after_, completed, op_.builder_lives ? 1u : 0u, op_.builder_holds,
+        &*readers_, op_.follows};
   }
 
   void judge(const Image& image, const Stepper& child, bool completed) {
