@@ -71,6 +71,7 @@ enum class Counter : std::uint32_t {
   kEventsForeign,
   kEpochRaises,
   kLeaderChanges,
+  kStaleTermRefused,
   kUnpublished,
   kStaleTermWrites,
   kLocksLost,

@@ -272,15 +272,23 @@ class Table::Impl {
     const std::uint32_t stripe = stripe_of(g_, hash);
     Hold hold(*this, stripe, leader_wait(stripe));
     if (!hold) {
-      if (!term_is_current(term)) return Applied::kStaleTerm;
+      if (!term_is_current(term)) return refuse_stale_term();
       raise_bypass(stripe);
       return Applied::kDeferred;
     }
-    if (hold.stripe().term.load(kAcquire) != term) return Applied::kStaleTerm;
+    if (hold.stripe().term.load(kAcquire) != term) return refuse_stale_term();
     const std::uint64_t epoch = hot_.epoch.load(kAcquire);
     Guard& guard = hold->guard_of(hash);
-    return change.id.none() ? apply_without_id(hold, guard, change, hash, epoch)
-                            : apply_with_id(hold, guard, change, hash, epoch);
+    const Applied applied = change.id.none() ? apply_without_id(hold, guard, change, hash, epoch)
+                                             : apply_with_id(hold, guard, change, hash, epoch);
+    // Sealed under the lock only, so it cannot have changed while we held it.
+    if (hold.stripe().term.load(kAcquire) != term) count(Counter::kStaleTermWrites);
+    return applied;
+  }
+
+  Applied refuse_stale_term() noexcept {
+    count(Counter::kStaleTermRefused);
+    return Applied::kStaleTerm;
   }
 
   // A peer's write and its event are two steps: a reply that is under way may know neither.

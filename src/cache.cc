@@ -300,6 +300,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     s.events_foreign = t[Counter::kEventsForeign];
     s.epoch_raises = t[Counter::kEpochRaises];
     s.leader_changes = t[Counter::kLeaderChanges];
+    s.stale_term_refused = t[Counter::kStaleTermRefused];
     s.unpublished = t[Counter::kUnpublished];
     s.stale_term_writes = t[Counter::kStaleTermWrites];
     s.locks_lost = t[Counter::kLocksLost];

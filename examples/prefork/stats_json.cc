@@ -44,6 +44,7 @@ void add_sync(Json& json, const larder::Stats& stats) {
   json["events_foreign"] = stats.events_foreign;
   json["epoch_raises"] = stats.epoch_raises;
   json["leader_changes"] = stats.leader_changes;
+  json["stale_term_refused"] = stats.stale_term_refused;
   json["unpublished"] = stats.unpublished;
   json["stale_term_writes"] = stats.stale_term_writes;
   json["locks_lost"] = stats.locks_lost;

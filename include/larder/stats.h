@@ -38,10 +38,11 @@ struct Stats {
   std::uint64_t events_foreign = 0;  // another prefix, database or format
   std::uint64_t epoch_raises = 0;    // the whole local copy dropped because an event may be lost
   std::uint64_t leader_changes = 0;
+  std::uint64_t stale_term_refused = 0;  // events of a deposed leader, which were not applied
 
   std::uint64_t unpublished = 0;  // changes made here that Redis would not announce
   // Always 0; anything else is a defect worth a report.
-  std::uint64_t stale_term_writes = 0;  // a deposed leader tried to write and was stopped
+  std::uint64_t stale_term_writes = 0;  // an event of a deposed leader was applied
   std::uint64_t locks_lost = 0;         // a stripe's lock was taken from a living process
 
   // Space, in bytes unless said otherwise.
