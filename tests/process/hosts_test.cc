@@ -18,18 +18,20 @@
 #include "tests/support/host.h"
 #include "tests/support/process.h"
 #include "tests/support/redis_server.h"
+#include "tests/support/two_hosts.h"
 
 using namespace larder;
 using namespace std::chrono_literals;
 using std::chrono::milliseconds;
 using test::Answer;
 using test::await;
+using test::Host;
 using test::host_options;
 using test::HostView;
-using test::log_end;
-using test::RedisConnection;
+using test::open_cache;
 using test::RedisServer;
 using test::TempDir;
+using test::TwoHosts;
 using test::Worker;
 
 namespace {
@@ -38,89 +40,10 @@ constexpr int kWorkers = 4;
 // A takeover is a matter of milliseconds when the leader died, of seconds when it only stopped.
 constexpr auto kTakeover = 5s;
 
-Cache open(const Options& options) {
-  auto cache = Cache::open(options);
-  REQUIRE_MESSAGE(cache.ok(), cache.status().to_string());
-  return std::move(*cache);
-}
-
 std::ptrdiff_t thread_count() {
   return std::distance(std::filesystem::directory_iterator("/proc/self/task"),
                        std::filesystem::directory_iterator{});
 }
-
-milliseconds since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration_cast<milliseconds>(std::chrono::steady_clock::now() - begin);
-}
-
-struct Host {
-  explicit Host(const Options& options, int count = kWorkers)
-      : cache(open(options)), view(options) {
-    for (int i = 0; i < count; ++i) workers.emplace_back(cache);
-  }
-
-  Worker& leader() {
-    const auto pid = static_cast<pid_t>(view.leader().pid);
-    for (Worker& worker : workers) {
-      if (worker.pid() == pid) return worker;
-    }
-    throw std::runtime_error("no worker leads");
-  }
-  Worker& other_than(const Worker& one) {
-    for (Worker& worker : workers) {
-      if (worker.pid() != one.pid()) return worker;
-    }
-    throw std::runtime_error("there is no other worker");
-  }
-  void remove(const Worker& one) {
-    std::erase_if(workers, [&](const Worker& worker) { return worker.pid() == one.pid(); });
-  }
-
-  Cache cache;
-  HostView view;
-  std::vector<Worker> workers;
-};
-
-struct TwoHosts {
-  TwoHosts()
-      : a(host_options(folder, "a", server.unix_socket())),
-        b(host_options(folder, "b", server.unix_socket())),
-        redis(server.connect()) {
-    REQUIRE(await([&] { return a.view.in_sync() && b.view.in_sync(); }));
-  }
-
-  void catch_up() {
-    const shm::ChangeId end = log_end(redis);
-    REQUIRE(await([&] { return a.view.follows(end) && b.view.follows(end); }));
-  }
-
-  // Changes a key at B until A has one of the changes made after `begin` in its memory, and returns
-  // how long that took.
-  std::optional<milliseconds> until_a_applies_an_event(
-      Worker& at_a, std::chrono::steady_clock::time_point begin) {
-    int n = 0;
-    const bool applied = await(
-        [&] {
-          REQUIRE(b.workers[0].set("probe", std::to_string(++n)).ok());
-          const Answer found = at_a.get_local("probe");
-          return found.ok() && found.source == Source::kLocal && !found.stale &&
-                 found.value != "before";
-        },
-        kTakeover + 10s);
-    if (!applied) return std::nullopt;
-    return since(begin);
-  }
-
-  std::int64_t subscribers() {
-    return redis.command({"PUBSUB", "NUMSUB", "cache:invalidate"}).items.at(1).number;
-  }
-
-  RedisServer server;
-  TempDir folder;
-  Host a;
-  Host b;
-  RedisConnection redis;
-};
 
 void check_clean(const HostView& view, bool quiescent) {
   const shm::CheckReport report = view.check(quiescent);
@@ -134,7 +57,7 @@ TEST_CASE("a master that only opens has no thread and no place") {
   const TempDir folder;
   const std::ptrdiff_t threads = thread_count();
   const Options options = host_options(folder, "h", server.unix_socket());
-  Cache cache = open(options);
+  Cache cache = open_cache(options);
   const HostView view(options);
   CHECK(thread_count() == threads);
   CHECK(cache.stats().processes == 0);
@@ -214,9 +137,10 @@ TEST_CASE("when the leader is killed, another worker follows") {
     victim.kill();
     t.a.remove(victim);
     Worker& reader = t.a.workers.front();
-    const auto took = t.until_a_applies_an_event(reader, begin);
+    const auto took = t.until_a_applies_an_event(reader, begin, kTakeover + 10s);
     REQUIRE(took);
-    MESSAGE("the next leader applied an event after " << took->count() << " ms");
+    MESSAGE("the next leader applied an event after "
+            << std::chrono::duration_cast<milliseconds>(*took).count() << " ms");
     CHECK(*took < kTakeover);
     t.catch_up();
   }
@@ -236,9 +160,10 @@ TEST_CASE("a stopped leader is replaced, and steps down when it goes on") {
   stopped.stop();
   REQUIRE(
       await([&] { return t.a.view.leader().term > term && t.a.view.in_sync(); }, kTakeover + 5s));
-  const auto took = t.until_a_applies_an_event(reader, begin);
+  const auto took = t.until_a_applies_an_event(reader, begin, kTakeover + 10s);
   REQUIRE(took);
-  MESSAGE("a stopped leader was replaced after " << took->count() << " ms");
+  MESSAGE("a stopped leader was replaced after "
+          << std::chrono::duration_cast<milliseconds>(*took).count() << " ms");
   CHECK(*took < kTakeover);
   CHECK(t.a.view.leader().pid != static_cast<std::uint32_t>(stopped.pid()));
 
@@ -370,7 +295,7 @@ TEST_CASE("when all workers are restarted, what they left is not served as in sy
   }
   SUBCASE("to a new master that reads without joining") {
     CHECK(t.a.view.in_sync());
-    Cache master = open(t.a.cache.options());
+    Cache master = open_cache(t.a.cache.options());
     Lookup found;
     REQUIRE(master.get_local("k", found).ok());
     CHECK((!found.hit() || found.stale));

@@ -217,6 +217,18 @@ bool HostView::follows(shm::ChangeId end) const {
   return now.in_sync && now.cursor == end;
 }
 
+std::vector<std::pair<std::string, std::string>> HostView::values() const {
+  std::vector<std::pair<std::string, std::string>> all;
+  shm::for_each_entry(*segment_, [&](const shm::EntryInfo& entry) {
+    std::string value;
+    if (entry.live && shm::find_entry(*segment_, entry.key, value)) {
+      all.emplace_back(entry.key, std::move(value));
+    }
+    return true;
+  });
+  return all;
+}
+
 shm::CheckReport HostView::check(bool quiescent) const {
   return shm::check(*segment_, {.deep = true, .quiescent = quiescent});
 }

@@ -14,6 +14,8 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "larder/cache.h"
 #include "shm/check.h"
@@ -39,6 +41,8 @@ class HostView {
   bool in_sync() const { return leader().in_sync; }
   // In sync, and every change that Redis has logged so far has had its effects here.
   bool follows(shm::ChangeId end) const;
+  // Every entry that would be served, and its value.
+  std::vector<std::pair<std::string, std::string>> values() const;
   // The whole-segment check, checksums included.
   shm::CheckReport check(bool quiescent = false) const;
 
