@@ -12,9 +12,12 @@ import sys
 
 BUILD = pathlib.Path('build/kill')
 PROGRAM = BUILD / 'tests/larder-kill'
+HANDOVER = BUILD / 'tests/larder-handover'
 QUICK = os.environ.get('PROVE_QUICK') == '1'
 SEED = os.environ.get('PROVE_SEED', '1')
 SAMPLE = ['--every-operation', '61'] if QUICK else []
+SABOTAGE = os.environ.get('LARDER_SABOTAGE')
+FEW_TURNS = ['--kills', '20', '--stops', '2', '--read-turns', '5'] if QUICK else []
 
 
 def build():
@@ -22,7 +25,7 @@ def build():
     script = '. tools/lib.sh; ensure_packages "${build_packages[@]}" "${test_packages[@]}" ' \
              'binutils patch; ' \
              f'configure {BUILD} -Dbuildtype=release -Ddebug=true -Dtests=true; ' \
-             f'meson compile -C {BUILD} larder-kill'
+             f'meson compile -C {BUILD} larder-kill larder-handover'
     made = subprocess.run(['bash', '-euo', 'pipefail', '-c', script], stdout=sys.stderr, check=False)
     if made.returncode:
         sys.exit('the build failed; its output is above')
@@ -53,6 +56,38 @@ def stores():
     os.execvp('python3', ['python3', 'tests/kill/stores.py', PROGRAM, instructions])
 
 
+def handovers():
+    """Leaders and writers killed and stopped; some four minutes, shared by the points below."""
+    of = HANDOVER.read_bytes() + repr((FEW_TURNS, SEED, SABOTAGE)).encode()
+    mark = hashlib.sha256(of).hexdigest()[:16]
+    seen = BUILD / f'handover-{mark}.json'
+    if not seen.exists():
+        done = subprocess.run([HANDOVER, '--seed', SEED, *FEW_TURNS], stdout=subprocess.PIPE,
+                              text=True, check=False)
+        if done.returncode:
+            sys.exit(f'{HANDOVER} ended with status {done.returncode}')
+        seen.write_text(done.stdout)
+    *progress, last = seen.read_text().splitlines()
+    print(*progress, sep='\n')
+    return json.loads(last)
+
+
+def handover(which):
+    print(json.dumps({'samples': handovers()[which]['ms']}))
+
+
+def beside_stopped(which):
+    print(json.dumps({'samples': handovers()[which]}))
+
+
+def stale_term():
+    turns = [handovers()[how] for how in ('kill', 'stop')]
+    print(json.dumps({'samples': [each['stale_term_writes'] for each in turns],
+                      'figure': sum(each['stale_term_writes'] for each in turns),
+                      'refused': sum(each['stale_term_refused'] for each in turns)}))
+
+
 if __name__ == '__main__':
     build()
-    {'kill': kill, 'stores': stores}[sys.argv[1]](*sys.argv[2:])
+    {'kill': kill, 'stores': stores, 'handover': handover, 'beside-stopped': beside_stopped,
+     'stale-term': stale_term}[sys.argv[1]](*sys.argv[2:])
