@@ -48,13 +48,16 @@ std::optional<EntryInfo> read_slot(Segment& segment, std::uint32_t stripe, Bucke
   return std::nullopt;
 }
 
+std::uint32_t named_leader(Segment& segment) {
+  return leader_owner(segment.superblock().sync.leader.load(kAcquire));
+}
+
 // The leader's place, if the process that led is still the one in it; else 0.
 std::uint32_t leader_place(Segment& segment) {
-  const SyncWords& sync = segment.superblock().sync;
-  const std::uint32_t index = sync.leader_place.load(kAcquire);
+  const std::uint32_t owner = named_leader(segment);
+  const std::uint32_t index = owner_place(owner);
   if (index == 0 || index >= segment.geometry().place_count) return 0;
   const std::uint64_t state = segment.place(index).state.load(kAcquire);
-  const std::uint32_t owner = make_owner(index, sync.leader_incarnation.load(kRelaxed));
   return state_alive(state) && make_owner(index, state_incarnation(state)) == owner ? index : 0;
 }
 
@@ -118,7 +121,7 @@ LeaderInfo leader(Segment& segment) {
   const Superblock& block = segment.superblock();
   LeaderInfo info{};
   info.term = block.sync.term.load(kAcquire);
-  info.place = block.sync.leader_place.load(kAcquire);
+  info.place = owner_place(named_leader(segment));
   if (const std::uint32_t index = leader_place(segment); index != 0) {
     info.pid = segment.place(index).pid.load(kRelaxed);
   }

@@ -98,8 +98,7 @@ std::string layout_text() {
   FIELD(HotWords, in_sync);
   TYPE(SyncWords);
   FIELD(SyncWords, term);
-  FIELD(SyncWords, leader_place);
-  FIELD(SyncWords, leader_incarnation);
+  FIELD(SyncWords, leader);
   FIELD(SyncWords, heartbeat);
   FIELD(SyncWords, cursor_seq);
   FIELD(SyncWords, cursor_nonce);

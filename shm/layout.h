@@ -100,6 +100,12 @@ inline constexpr std::uint32_t kMaxPlaces = 1u << kPlaceBits;
 constexpr std::uint32_t make_owner(std::uint32_t place, std::uint32_t incarnation) {
   return place | (incarnation & ((1u << kIncarnationBits) - 1)) << kPlaceBits;
 }
+constexpr std::uint64_t make_leader(std::uint64_t term, std::uint32_t owner) {
+  return term << 32 | owner;
+}
+constexpr std::uint32_t leader_owner(std::uint64_t leader) {
+  return static_cast<std::uint32_t>(leader);
+}
 constexpr std::uint32_t owner_place(std::uint32_t owner) { return owner & (kMaxPlaces - 1); }
 constexpr std::uint32_t owner_incarnation(std::uint32_t owner) {
   return (owner & ~kWaiters) >> kPlaceBits;
@@ -149,9 +155,8 @@ struct alignas(kCacheLine) HotWords {
 
 // The leader's words. `head` is written before an event's first effect, `cursor` after its last.
 struct alignas(kCacheLine) SyncWords {
-  Atomic<std::uint64_t> term;          // fencing number of the newest leader
-  Atomic<std::uint32_t> leader_place;  // place of the newest leader; 0: none yet
-  Atomic<std::uint32_t> leader_incarnation;
+  Atomic<std::uint64_t> term;       // fencing number of the newest leader
+  Atomic<std::uint64_t> leader;     // {low half of its term:32, owner:32}; 0: none yet
   Atomic<std::uint64_t> heartbeat;  // counts the leader's turns; time is the observer's own
   Atomic<std::uint64_t> cursor_seq;
   Atomic<std::uint64_t> cursor_nonce;

@@ -271,8 +271,8 @@ void Processes::stop_leading() noexcept {
 }
 
 int Processes::leader_pid() const noexcept {
-  const SyncWords& sync = segment_.superblock().sync;
-  const std::uint32_t index = sync.leader_place.load(std::memory_order_acquire);
+  const std::uint64_t leader = segment_.superblock().sync.leader.load(std::memory_order_acquire);
+  const std::uint32_t index = owner_place(leader_owner(leader));
   if (index == 0 || index >= segment_.geometry().place_count) return 0;
   const Place& place = segment_.place(index);
   if (!state_alive(place.state.load(std::memory_order_acquire))) return 0;

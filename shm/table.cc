@@ -334,12 +334,21 @@ class Table::Impl {
     return sync_.term.load(kAcquire) == term;
   }
 
+  // Unless a newer leader has: who was stopped in its election must not name itself afterwards. The
+  // word differs for each term, so a name that was written between the two looks is seen.
+  void name_leader(std::uint64_t term, std::uint32_t self) noexcept {
+    std::uint64_t named = sync_.leader.load(kAcquire);
+    while (term_is_current(term) &&
+           !sync_.leader.compare_exchange_weak(named, make_leader(term, self),
+                                               std::memory_order_acq_rel, kAcquire)) {
+    }
+  }
+
   Result<std::uint64_t> begin_term() {
     const auto self = processes_.self();
     if (!self) return self.status();
     const std::uint64_t term = sync_.term.fetch_add(1, std::memory_order_acq_rel) + 1;
-    sync_.leader_incarnation.store(owner_incarnation(*self), kRelaxed);
-    sync_.leader_place.store(owner_place(*self), std::memory_order_release);
+    name_leader(term, *self);
     for (std::uint32_t i = 0; i < g_.stripe_count && term_is_current(term); ++i) {
       Hold hold(*this, i, leader_wait(i));
       if (!hold) {

@@ -24,10 +24,8 @@ const char* alive_name(Alive alive) {
 
 // The leader's place may since have gone to another process, which is not the leader.
 bool names_leader(Segment& segment, std::uint32_t place, std::uint32_t incarnation) {
-  const shm::SyncWords& sync = segment.superblock().sync;
-  return sync.leader_place.load(kRelaxed) == place && place != 0 &&
-         shm::make_owner(place, sync.leader_incarnation.load(kRelaxed)) ==
-             shm::make_owner(place, incarnation);
+  const std::uint64_t leader = segment.superblock().sync.leader.load(kRelaxed);
+  return place != 0 && shm::leader_owner(leader) == shm::make_owner(place, incarnation);
 }
 
 Json json_of(Alive alive) {
