@@ -69,9 +69,14 @@ class Reign final : private SubscriptionListener {
 
   bool is_current() const { return table_.term_is_current(term_); }
 
-  // A former leader that was stopped between its look at the term and its store of the word leaves
+  // A former leader that was stopped between its look at the term and its store of a word leaves
   // its own opinion when it comes back; so ours is repeated.
-  void repeat_in_sync() { host_.set_in_sync(follower_.in_sync()); }
+  void repeat_words() {
+    host_.set_in_sync(follower_.in_sync());
+    if (!follower_.in_sync()) return;
+    host_.set_head(follower_.cursor());
+    host_.set_cursor(follower_.cursor());
+  }
 
   void abandon() noexcept { subscription_.abandon(); }
 
@@ -237,7 +242,7 @@ class Leader::Loop {
   void lead_on() {
     if (!reign_->is_current()) return step_down();
     words().heartbeat.fetch_add(1, std::memory_order_relaxed);
-    reign_->repeat_in_sync();
+    reign_->repeat_words();
     if (++turns_ % kTurnsPerReap == 0) table_.reap();
     // Elected because the former leader stood still: its lock is ours as soon as it lets go.
     if (!holds_lock_) holds_lock_ = table_.processes().try_lead();
