@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "shm/entry.h"
 #include "src/sync/event.h"
 #include "src/sync/scripts.h"
 
@@ -212,9 +213,22 @@ HostView::HostView(const Options& options) {
   segment_ = std::move(*segment);
 }
 
+std::uint32_t HostView::stripe_of(std::string_view key) const {
+  return shm::stripe_of(segment_->geometry(), segment_->hash(key));
+}
+
+bool HostView::locked(std::uint32_t stripe) const {
+  return segment_->stripe(stripe).lock.load(std::memory_order_relaxed) != 0;
+}
+
 bool HostView::follows(shm::ChangeId end) const {
   const shm::LeaderInfo now = leader();
   return now.in_sync && now.cursor == end;
+}
+
+std::string HostView::value(std::string_view key) const {
+  std::string value;
+  return shm::find_entry(*segment_, key, value) ? value : std::string();
 }
 
 std::vector<std::pair<std::string, std::string>> HostView::values() const {

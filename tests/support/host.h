@@ -39,8 +39,12 @@ class HostView {
   shm::LeaderInfo leader() const { return shm::leader(*segment_); }
   shm::Totals totals() const { return shm::totals(*segment_); }
   bool in_sync() const { return leader().in_sync; }
+  std::uint32_t stripe_of(std::string_view key) const;
+  bool locked(std::uint32_t stripe) const;
   // In sync, and every change that Redis has logged so far has had its effects here.
   bool follows(shm::ChangeId end) const;
+  // What a slot points at, whether it would be served or not; empty for none.
+  std::string value(std::string_view key) const;
   // Every entry that would be served, and its value.
   std::vector<std::pair<std::string, std::string>> values() const;
   // The whole-segment check, checksums included.
