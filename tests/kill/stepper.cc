@@ -247,4 +247,15 @@ bool Stepper::run_to(std::uintptr_t address, std::uint64_t turn) {
   return true;
 }
 
+bool Stepper::step_out() {
+  const auto stack = static_cast<std::uintptr_t>(
+      trace(PTRACE_PEEKUSER, pid_, offsetof(user_regs_struct, rsp), 0));
+  return run_to(static_cast<std::uintptr_t>(trace(PTRACE_PEEKDATA, pid_, stack, 0)), 1);
+}
+
+void Stepper::finish() {
+  const auto end = reinterpret_cast<std::uintptr_t>(&over);
+  if (at_ != end) (void)run_to(end, 1);
+}
+
 }  // namespace larder::kill

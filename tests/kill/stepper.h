@@ -29,6 +29,10 @@ class Stepper {
   // Until the instruction at `address` comes next for the `turn`-th time (1: the first). False: the
   // operation ended before.
   bool run_to(std::uintptr_t address, std::uint64_t turn);
+  // At a function's first instruction: until it has returned.
+  bool step_out();
+  // To the end of the operation.
+  void finish();
   // SIGKILL; returns when the kernel has released what it held.
   void kill();
 

@@ -9,9 +9,9 @@
 #include <thread>
 
 #include "shm/clock.h"
-#include "shm/lock.h"
 #include "shm/table.h"
 #include "tests/shm/fixture.h"
+#include "tests/shm/holder.h"
 #include "tests/shm/store_counter.h"
 #include "tests/support/forked.h"
 
@@ -24,31 +24,14 @@ using test::Home;
 using test::put;
 using test::read;
 using test::Steps;
+using test::stopped_holder;
 #if defined(__x86_64__)
 using test::StoreCounter;
 #endif
 
 constexpr std::uint32_t kStripe = 0;
-constexpr std::chrono::milliseconds kTry{0};
 
 ChangeId id(std::uint64_t seq) { return {seq, seq + 1'000'000}; }
-
-// A child that is inside the stripe and stopped there.
-Forked stopped_holder(const Home& home) {
-  Forked child([&](Steps& steps) {
-    auto table = home.table();
-    Stripe& stripe = table->segment().stripe(kStripe);
-    const std::uint32_t self = *table->processes().self();
-    CHILD_REQUIRE(acquire(stripe, self, table->processes(), kTry) == Acquired::kClean);
-    steps.stop();
-    CHILD_REQUIRE(release(stripe, self));  // nobody took it from us
-    steps.reached();
-    steps.wait();
-    return 0;
-  });
-  REQUIRE(child.await_stopped());
-  return child;
-}
 
 std::vector<std::string> some_keys(Table& table, std::size_t how_many) {
   return test::keys_of_stripe(table.segment(), kStripe, how_many);
@@ -63,7 +46,7 @@ TEST_CASE("a stopped holder is not robbed: readers read on, writers give up with
   auto table = home.table(std::chrono::milliseconds(60));
   const auto keys = some_keys(*table, 3);
   for (const std::string& key : keys) REQUIRE(put(*table, key, "v") == Stored::kStored);
-  auto holder = stopped_holder(home);
+  auto holder = stopped_holder(home, kStripe);
   for (const std::string& key : keys) CHECK(read(*table, key) == "v");
   const std::uint64_t begun = now_ms();
   CHECK(table->fill({keys[0], "w"}, table->sample(keys[0]), {}) == Stored::kBusy);
@@ -88,7 +71,7 @@ TEST_CASE("a writer that waits gets the lock as soon as a stopped holder goes on
   Home home;
   auto table = home.table(std::chrono::seconds(20));
   const auto key = some_keys(*table, 1)[0];
-  auto holder = stopped_holder(home);
+  auto holder = stopped_holder(home, kStripe);
   Stored stored = Stored::kBusy;
   std::thread writer([&] { stored = put(*table, key, "v"); });
   // It sleeps behind the holder once it has marked the word.
@@ -105,7 +88,7 @@ TEST_CASE("a writer that waits takes over when the holder is killed") {
   Home home;
   auto table = home.table(std::chrono::seconds(20));
   const auto key = some_keys(*table, 1)[0];
-  auto holder = stopped_holder(home);
+  auto holder = stopped_holder(home, kStripe);
   Stored stored = Stored::kBusy;
   std::thread writer([&] { stored = table->set({key, "v"}, table->sample(key), id(1)); });
   CHECK(
@@ -115,58 +98,6 @@ TEST_CASE("a writer that waits takes over when the holder is killed") {
   CHECK(stored == Stored::kRefused);  // repair raised the guards' counts: sampled before
   CHECK(table->set({key, "v"}, table->sample(key), id(2)) == Stored::kStored);
   CHECK(counted(*table, Counter::kTakeovers) == 1);
-  CHECK(test::faults(table->segment()).empty());
-}
-
-TEST_CASE("an invalidation behind a stopped holder is not lost (schedule 3)") {
-  Home home;
-  auto table = home.table();
-  const auto keys = some_keys(*table, 2);
-  SyncWords& words = table->segment().superblock().sync;
-  const std::uint64_t term = *table->begin_term();
-  words.cursor_seq.store(100);
-  words.head_seq.store(100);
-  for (const auto& key : keys) {
-    REQUIRE(table->fill({key, "old"}, table->sample(key), id(105)) == Stored::kStored);
-  }
-  // X is stopped in the stripe. Q's fill has read the old value with reach 110.
-  auto holder = stopped_holder(home);
-  Forked filler([&](Steps& steps) {
-    auto its = home.table(std::chrono::milliseconds(5));
-    const Sample sample = its->sample(keys[0]);
-    steps.reached();
-    steps.wait();
-    // After the leader gave up, before anybody wiped.
-    CHILD_REQUIRE(its->fill({keys[0], "old"}, sample, id(110)) == Stored::kBusy);
-    steps.reached();
-    steps.wait();
-    // X is out, and we are the next to come in.
-    CHILD_REQUIRE(its->fill({keys[0], "old"}, sample, id(110)) == Stored::kRefused);
-    CHILD_REQUIRE(its->fill({keys[0], "old"}, its->sample(keys[0]), id(110)) == Stored::kRefused);
-    return 0;
-  });
-  REQUIRE(filler.await_step());
-  // Event 120 cannot get the lock; head and cursor move on.
-  words.head_seq.store(120);
-  CHECK(table->apply({Change::Kind::kDrop, {keys[0], {}}, id(120)}, term) == Applied::kDeferred);
-  words.cursor_seq.store(120);
-  for (const auto& key : keys) CHECK_FALSE(read(*table, key).has_value());
-  filler.go_on();
-  REQUIRE(filler.await_step());
-  for (const auto& key : keys) CHECK_FALSE(read(*table, key).has_value());
-  holder.signal(SIGCONT);
-  REQUIRE(holder.await_step());
-  // Out, but not wiped: readers go on missing.
-  for (const auto& key : keys) CHECK_FALSE(read(*table, key).has_value());
-  filler.go_on();
-  CHECK(filler.wait() == 0);
-  for (const auto& key : keys) CHECK_FALSE(read(*table, key).has_value());
-  CHECK(table->segment().stripe(kStripe).bypass.load() == 0);
-  CHECK(table->fill({keys[0], "new"}, table->sample(keys[0]), id(120)) == Stored::kStored);
-  CHECK(read(*table, keys[0]) == "new");
-  CHECK(counted(*table, Counter::kWipes) == 1);
-  holder.go_on();
-  CHECK(holder.wait() == 0);
   CHECK(test::faults(table->segment()).empty());
 }
 
@@ -202,7 +133,7 @@ TEST_CASE("the next writer takes over from a killed holder, and the stripe is so
   auto table = home.table();
   const auto keys = some_keys(*table, 50);
   for (const std::string& key : keys) REQUIRE(put(*table, key, "v") == Stored::kStored);
-  auto holder = stopped_holder(home);
+  auto holder = stopped_holder(home, kStripe);
   holder.kill_now();
   CHECK(read(*table, keys[0]) == "v");  // readers never cared
   CHECK(table->fill({keys[1], "w"}, table->sample(keys[1]), {}) == Stored::kRefused);
@@ -218,7 +149,7 @@ TEST_CASE("without Redis, the write that takes over from the dead is itself kept
   Home home;
   auto table = home.table();
   const auto key = some_keys(*table, 1)[0];
-  auto holder = stopped_holder(home);
+  auto holder = stopped_holder(home, kStripe);
   holder.kill_now();
   CHECK(table->set({key, "v"}, table->sample(key), {}) == Stored::kStored);
   CHECK(counted(*table, Counter::kTakeovers) == 1);
@@ -229,7 +160,7 @@ TEST_CASE("a killed holder that is still a zombie is taken over from too") {
   Home home;
   auto table = home.table();
   const auto key = some_keys(*table, 1)[0];
-  auto holder = stopped_holder(home);
+  auto holder = stopped_holder(home, kStripe);
   holder.signal(SIGKILL);
   REQUIRE(holder.await_zombie());
   CHECK(table->drop(key) == Stored::kStored);
@@ -240,7 +171,7 @@ TEST_CASE("many writers behind a killed holder: one takes over, all go on") {
   Home home;
   auto table = home.table(std::chrono::seconds(20));
   const auto keys = some_keys(*table, 8);
-  auto holder = stopped_holder(home);
+  auto holder = stopped_holder(home, kStripe);
   std::vector<Forked> writers;
   for (const std::string& key : keys) {
     writers.emplace_back([&](Steps& steps) {
@@ -271,7 +202,7 @@ TEST_CASE("two threads of one process do not both take over") {
     auto table = home.table(std::chrono::seconds(20));
     auto second = home.table(std::chrono::seconds(20));
     const auto keys = some_keys(*table, 4);
-    auto holder = stopped_holder(home);
+    auto holder = stopped_holder(home, kStripe);
     std::vector<std::thread> threads;
     for (std::size_t t = 0; t < keys.size(); ++t) {
       threads.emplace_back([&, t] {
@@ -449,7 +380,7 @@ TEST_CASE("a reader of a bucket that never stands still misses soon, and waits f
   auto table = home.table();
   const auto keys = some_keys(*table, 20);
   for (const std::string& key : keys) REQUIRE(put(*table, key, "v") == Stored::kStored);
-  auto holder = stopped_holder(home);
+  auto holder = stopped_holder(home, kStripe);
   Segment& segment = table->segment();
   const KeyPlace place = place_of(segment, segment.hash(keys[0]));
   const auto stir = [&segment, place] {

@@ -5,10 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <thread>
 
-#include "shm/lock.h"
 #include "shm/table.h"
 #include "tests/shm/fixture.h"
 #include "tests/support/forked.h"
@@ -209,29 +207,6 @@ TEST_CASE("a process whose first thread has ended is alive, to itself and to oth
   CHECK(child.wait() == 0);
 }
 
-TEST_CASE("a reaper that comes late does not take the byte of a table that has the place by now") {
-  Home home;
-  auto table = home.table();
-  auto killed = attached_child(home);
-  killed.kill_now();
-  std::unique_ptr<Table> second;
-  // Between finding it dead and freeing its place: another process reaps it, and another table of
-  // this process takes the place.
-  CHECK(table->processes().reap([&](std::uint32_t) {
-    Forked other([&](Steps&) { return table->reap() == 1 ? 0 : 1; });
-    REQUIRE(other.wait() == 0);
-    second = home.table();
-  }) == 0);
-  REQUIRE(second != nullptr);
-  const std::uint32_t its = *second->processes().self();
-  CHECK_FALSE(second->processes().is_dead(its));
-  Forked observer([&](Steps&) {
-    CHILD_REQUIRE(second->segment().lock_file()->held_by_other(owner_place(its)));
-    return 0;
-  });
-  CHECK(observer.wait() == 0);
-}
-
 TEST_CASE("the incarnation of a place rises with every process that takes it") {
   Home home;
   auto table = home.table();
@@ -288,49 +263,6 @@ TEST_CASE("a full process table takes the places of the dead, and refuses when a
 
 // ---- the lock file ----------------------------------------------------------------------------
 
-TEST_CASE("a process that lost its record locks is not robbed while it lives (schedule 5)") {
-  Home home;
-  auto table = home.table();
-  const auto lock_path = [&] {
-    for (const auto& entry : std::filesystem::directory_iterator(home.dir.path())) {
-      if (entry.path().extension() == ".lock") return entry.path().string();
-    }
-    return std::string();
-  }();
-  REQUIRE_FALSE(lock_path.empty());
-  Forked careless([&](Steps& steps) {
-    auto own = enter(home);
-    const std::uint32_t self = *own->processes().self();
-    Stripe& stripe = own->segment().stripe(0);
-    CHILD_REQUIRE(acquire(stripe, self, own->processes(), std::chrono::milliseconds(0)) ==
-                  Acquired::kClean);
-    // Some other part of the program: open and close is enough to lose every lock.
-    const int fd = ::open(lock_path.c_str(), O_RDONLY | O_CLOEXEC);
-    CHILD_REQUIRE(fd >= 0);
-    ::close(fd);
-    steps.reached();
-    steps.wait();
-    CHILD_REQUIRE(release(stripe, self));  // still ours
-    steps.reached();
-    return steps.wait_for_death();
-  });
-  REQUIRE(careless.await_step());
-  const auto key = test::keys_of_stripe(table->segment(), 0, 1)[0];
-  const std::uint32_t its = table->segment().stripe(0).lock.load();
-  REQUIRE(its != 0);
-  CHECK_FALSE(table->segment().lock_file()->held_by_other(owner_place(its)));  // lost indeed
-  CHECK_FALSE(table->processes().is_dead(its));
-  CHECK(test::put(*table, key, "v") == Stored::kBusy);
-  CHECK(table->reap() == 0);
-  careless.go_on();
-  REQUIRE(careless.await_step());
-  CHECK(table->drop(key) == Stored::kStored);
-  CHECK(test::put(*table, key, "v") == Stored::kStored);
-  CHECK(test::counted(*table, Counter::kTakeovers) == 0);
-  careless.kill_now();
-  CHECK(table->reap() == 1);
-}
-
 TEST_CASE("closefrom() does not make a process lock some other file, nor close it") {
   Home home;
   auto table = home.table();
@@ -358,60 +290,6 @@ TEST_CASE("closefrom() does not make a process lock some other file, nor close i
 }
 
 // ---- stale names ------------------------------------------------------------------------------
-
-TEST_CASE("a stale owner word never fits a newcomer in the same place (schedule 4)") {
-  Home home;
-  auto table = home.table();
-  const std::uint32_t own = *table->processes().self();
-  std::uint32_t stale = 0;
-  {
-    Forked child([&](Steps& steps) {
-      auto its = enter(home);
-      CHILD_REQUIRE(acquire(its->segment().stripe(0), *its->processes().self(), its->processes(),
-                            std::chrono::milliseconds(0)) == Acquired::kClean);
-      steps.reached();
-      return steps.wait_for_death();
-    });
-    REQUIRE(child.await_step());
-    stale = table->segment().stripe(0).lock.load();
-    child.kill_now();
-  }
-  REQUIRE(table->reap() == 1);
-  CHECK(table->segment().stripe(0).lock.load() == 0);  // the reaper released it, repaired
-  // A newcomer takes the same place, and the same stripe.
-  Forked newcomer([&](Steps& steps) {
-    auto its = enter(home);
-    CHILD_REQUIRE(acquire(its->segment().stripe(0), *its->processes().self(), its->processes(),
-                          std::chrono::milliseconds(0)) == Acquired::kClean);
-    steps.reached();
-    steps.wait();
-    CHILD_REQUIRE(release(its->segment().stripe(0), *its->processes().self()));
-    return 0;
-  });
-  REQUIRE(newcomer.await_step());
-  const std::uint32_t fresh = table->segment().stripe(0).lock.load();
-  CHECK(owner_place(fresh) == owner_place(stale));
-  CHECK(owner_incarnation(fresh) == owner_incarnation(stale) + 1);
-  // Who saw the stale word and was descheduled comes back: the dead may be robbed, not the
-  // newcomer.
-  Stripe& stripe = table->segment().stripe(0);
-  bool swapped = false;
-  table->processes().with_dead(stale, [&] {
-    std::uint32_t expected = stale;
-    swapped = stripe.lock.compare_exchange_strong(expected, own);
-  });
-  CHECK_FALSE(swapped);
-  CHECK_FALSE(table->processes().with_dead(fresh, [] {}));
-  CHECK(acquire(stripe, own, table->processes(), std::chrono::milliseconds(0)) ==
-        Acquired::kTimeout);
-  newcomer.go_on();
-  CHECK(newcomer.wait() == 0);
-  // And a stale word that is still in a stripe is taken over at once, whoever has the place now.
-  stripe.lock.store(stale);
-  CHECK(acquire(stripe, own, table->processes(), std::chrono::milliseconds(0)) ==
-        Acquired::kFromDead);
-  CHECK(release(stripe, own));
-}
 
 TEST_CASE("who was taken for dead finds another place and does not disturb who has its old one") {
   Home home;
