@@ -318,26 +318,49 @@ TEST_CASE("a view shows the value in place, whatever becomes of its key, and a m
   CHECK(cache.view("").code() == cache.get("").code());
 }
 
-TEST_CASE("a view is its process's own: a forked child sees nothing in it and lets go of nothing") {
+TEST_CASE(
+    "schedule 14c: a view is its process's own: a forked child sees nothing in it and lets go of "
+    "nothing") {
   const TempDir folder;
   Cache cache = open(host_options(folder, "alone", ""));
   const std::string value(5000, 'v');
   must(cache.set("k", value));
   std::optional<View> view = std::move(*cache.view("k"));
   REQUIRE(view->value() == value);
-  test::Forked child([&](test::Steps&) {
-    CHILD_REQUIRE(view->value().empty());
-    view.reset();
-    CHILD_REQUIRE(cache.stats().views == 1);
-    CHILD_REQUIRE(cache.view("k")->value() == value);  // one of its own, for a moment
-    CHILD_REQUIRE(cache.stats().views == 1);
-    return 0;
-  });
-  CHECK(child.wait() == 0);
+  const auto child_of_a_viewer = [&] {
+    return test::Forked([&](test::Steps& steps) {
+      CHILD_REQUIRE(view->value().empty());
+      steps.reached();
+      steps.wait();
+      CHILD_REQUIRE(view->value().empty());  // whatever is there by now
+      const std::uint64_t views = cache.stats().views;
+      view.reset();
+      CHILD_REQUIRE(cache.stats().views == views);
+      CHILD_REQUIRE(cache.set("child", value).ok());
+      CHILD_REQUIRE(cache.view("child")->value() == value);  // one of its own, for a moment
+      CHILD_REQUIRE(cache.stats().views == views);
+      return 0;
+    });
+  };
+  const auto overwrite_all = [&] {
+    for (int i = 0; i < 3000; ++i) {
+      must(cache.set("k" + std::to_string(i), std::string(1500, 'w')));
+    }
+  };
+  test::Forked early = child_of_a_viewer();
+  test::Forked late = child_of_a_viewer();
+  REQUIRE(early.await_step());
+  REQUIRE(late.await_step());
+  early.go_on();
+  CHECK(early.wait() == 0);
   CHECK(cache.stats().views == 1);
   must(cache.remove("k"));
-  for (int i = 0; i < 3000; ++i) must(cache.set("k" + std::to_string(i), std::string(1500, 'w')));
+  overwrite_all();
   CHECK(view->value() == value);
+  view.reset();
+  overwrite_all();
+  late.go_on();
+  CHECK(late.wait() == 0);
 }
 
 TEST_CASE("get_many without Redis is as many gets, whatever is asked") {

@@ -11,10 +11,13 @@
 #include <filesystem>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "larder/cache.h"
+#include "shm/table.h"
+#include "tests/support/forked.h"
 #include "tests/support/host.h"
 #include "tests/support/process.h"
 #include "tests/support/redis_server.h"
@@ -251,8 +254,12 @@ TEST_CASE("workers killed in the middle of writes leave a sound segment and no w
   }
 }
 
-TEST_CASE("a child of the leader's process does not disturb it, whatever it does before it exits") {
+TEST_CASE(
+    "schedule 14d: what a child of the leader's process does with its copy leaves the leader "
+    "subscribed") {
   TwoHosts t;
+  const auto subscriptions = t.subscriptions();
+  REQUIRE(subscriptions.size() == 2);
   Worker& leader = t.a.leader();
   const std::uint64_t term = t.a.view.leader().term;
   const std::uint64_t raises = t.a.cache.stats().epoch_raises;
@@ -267,7 +274,36 @@ TEST_CASE("a child of the leader's process does not disturb it, whatever it does
   }
   CHECK(t.a.view.leader().term == term);
   CHECK(t.a.cache.stats().epoch_raises == raises);
-  CHECK(await([&] { return t.subscribers() == 2; }));
+  CHECK(await([&] { return t.subscriptions() == subscriptions; }));  // its own, all the time
+}
+
+TEST_CASE(
+    "schedule 5b: a second copy of the library in a process does not lose the locks of the first") {
+  const TempDir folder;
+  const Options options = host_options(folder, "alone", "");
+  const std::string path = shm::Segment::path_of(options.directory, options.name);
+  test::Forked owner([&](test::Steps& steps) {
+    auto cache = Cache::open(options);
+    CHILD_REQUIRE(cache.ok());
+    CHILD_REQUIRE(cache->set("k", "v").ok());
+    {
+      // This program has the layers below once more, beside the shared library's.
+      auto segment = shm::Segment::attach(path, shm::Access::kReadWrite);
+      CHILD_REQUIRE(segment.ok());
+      shm::Table second(*segment, shm::TableOptions{});
+      CHILD_REQUIRE(second.join().ok());
+      CHILD_REQUIRE(shm::processes(**segment).size() == 2);
+    }
+    steps.reached();
+    return steps.wait_for_death();
+  });
+  REQUIRE(owner.await_step());
+  const auto segment = shm::Segment::attach(path, shm::Access::kReadWrite);
+  REQUIRE(segment.ok());
+  const auto all = shm::processes(**segment);
+  REQUIRE(all.size() == 1);
+  CHECK(all[0].pid == static_cast<std::uint32_t>(owner.pid()));
+  CHECK((*segment)->lock_file()->held_by_other(all[0].place));
 }
 
 TEST_CASE("when all workers are restarted, what they left is not served as in sync") {

@@ -1,6 +1,7 @@
 #include "tests/support/two_hosts.h"
 
 #include <cstdlib>
+#include <sstream>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -84,6 +85,13 @@ std::optional<std::chrono::nanoseconds> TwoHosts::until_a_applies_an_event(
     if (took > patience) return std::nullopt;
     std::this_thread::sleep_for(kPause);
   }
+}
+
+std::set<std::string> TwoHosts::subscriptions() {
+  std::istringstream list(redis.command({"CLIENT", "LIST", "TYPE", "PUBSUB"}).text);
+  std::set<std::string> ids;
+  for (std::string line; std::getline(list, line);) ids.insert(line.substr(0, line.find(' ')));
+  return ids;
 }
 
 std::int64_t TwoHosts::subscribers() {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,6 +45,8 @@ struct TwoHosts {
   std::optional<std::chrono::nanoseconds> until_a_applies_an_event(
       Worker& at_a, std::chrono::steady_clock::time_point begin,
       std::chrono::milliseconds patience);
+  // How Redis names the connections of those who subscribed.
+  std::set<std::string> subscriptions();
   // How many hold a subscription to the channel.
   std::int64_t subscribers();
   // Keys of A's segment whose value there is not the one that Redis has; call it when nothing
