@@ -248,8 +248,8 @@ bool Stepper::run_to(std::uintptr_t address, std::uint64_t turn) {
 }
 
 bool Stepper::step_out() {
-  const auto stack = static_cast<std::uintptr_t>(
-      trace(PTRACE_PEEKUSER, pid_, offsetof(user_regs_struct, rsp), 0));
+  const auto stack =
+      static_cast<std::uintptr_t>(trace(PTRACE_PEEKUSER, pid_, offsetof(user_regs_struct, rsp), 0));
   return run_to(static_cast<std::uintptr_t>(trace(PTRACE_PEEKDATA, pid_, stack, 0)), 1);
 }
 

@@ -263,15 +263,21 @@ TEST_CASE(
   Worker& leader = t.a.leader();
   const std::uint64_t term = t.a.view.leader().term;
   const std::uint64_t raises = t.a.cache.stats().epoch_raises;
+  int unasked = 0;
   for (int i = 0; i < 10; ++i) {
-    const Answer done = leader.fork_child(i % 2 == 1);
+    const bool uses_cache = i % 2 == 1;
+    const std::uint64_t asked = t.server.command_calls("subscribe");
+    const Answer done = leader.fork_child(uses_cache);
     REQUIRE(done.ok());
     CHECK(done.message == "0");
     const std::string value = "value " + std::to_string(i);
     REQUIRE(t.b.workers[0].set("k", value).ok());
     t.catch_up();
     for (Worker& worker : t.a.workers) CHECK(worker.get_local("k") == value);
+    unasked += uses_cache && t.server.command_calls("subscribe") == asked;
   }
+  // A leader that hears nothing any more asks Redis after a while, and hears again.
+  CHECK(unasked > 0);
   CHECK(t.a.view.leader().term == term);
   CHECK(t.a.cache.stats().epoch_raises == raises);
   CHECK(await([&] { return t.subscriptions() == subscriptions; }));  // its own, all the time

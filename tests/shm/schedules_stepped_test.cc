@@ -172,6 +172,9 @@ TEST_CASE("schedule 4b: two who find an owner dead do not both repair") {
 }
 
 // ---- 6: a value is torn through its run's use for another -------------------------------------
+//
+// The draft's pages with generations are gone. What is used again is a run, and a version in each
+// bucket tells its readers: it rises after the slot was cleared, and they load it before the slot.
 
 namespace {
 

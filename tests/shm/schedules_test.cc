@@ -153,6 +153,9 @@ TEST_CASE("schedule 3c: an old leader writes nothing in a stripe that its succes
 }
 
 // ---- 4: the lock is stolen from the living ----------------------------------------------------
+//
+// Against 4a stand two cures, of which one would do: the incarnation in a name, and the byte that
+// is held from the second look until the lock is taken over. Its patch takes both out.
 
 TEST_CASE(
     "schedule 4a, what is left: a stale name of an owner fits no newcomer in the same place") {

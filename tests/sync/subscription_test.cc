@@ -819,7 +819,7 @@ int open_sockets() {
   return sockets;
 }
 
-// Schedule 14: the child shares the parent's epoll set; freeing its copy would edit it.
+// Schedule 14d: the child shares the parent's epoll set; freeing its copy would edit it.
 TEST_CASE("a forked child that abandons its copy leaves the parent's subscription alone") {
   RedisServer server;
   RedisConnection redis = server.connect();
