@@ -6,12 +6,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <map>
 #include <mutex>
 
 #include "shm/fork.h"
+#include "shm/layout.h"
 
 namespace larder::shm {
 
@@ -42,6 +44,8 @@ struct LockFile::Shared {
   ForkMutex fd_mutex;
   ForkMutex process_mutex;
   ForkMutex leader_mutex;
+  // The fork generation that keeps each byte; 0: none.
+  std::array<std::atomic<std::uint64_t>, kMaxPlaces + 1> keepers{};
 
   bool is_ours(int some_fd) const noexcept {
     struct stat file {};
@@ -63,13 +67,13 @@ void* new_registry();
 // Exported and inline, so that the linkers merge its variable: a program that has larder twice
 // still has one registry. A pointer without a type, because a variable of a type that is private to
 // this file would be private too. Whoever changes Registry changes the number in the name.
-inline __attribute__((visibility("default"))) void* lock_file_registry_1() {
+inline __attribute__((visibility("default"))) void* lock_file_registry_2() {
   static void* const registry =
       new_registry();  // never destroyed: locks outlive static destructors
   return registry;
 }
 
-static Registry& registry() { return *static_cast<Registry*>(lock_file_registry_1()); }
+static Registry& registry() { return *static_cast<Registry*>(lock_file_registry_2()); }
 
 namespace {
 // A child must not inherit the mutex locked, or the map half changed, by another thread.
@@ -142,6 +146,7 @@ bool LockFile::lock(off_t byte) noexcept {
 }
 
 void LockFile::unlock(off_t byte) noexcept {
+  shared_->keepers[static_cast<std::size_t>(byte)].store(0);
   struct flock lock = byte_lock(F_UNLCK, byte);
   (void)fcntl(descriptor(), F_SETLK, &lock);
 }
@@ -150,6 +155,13 @@ bool LockFile::held_by_other(off_t byte) const noexcept {
   struct flock lock = byte_lock(F_WRLCK, byte);
   // Cannot tell: say held, so that nobody is taken for dead.
   return fcntl(descriptor(), F_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+}
+
+void LockFile::keep(off_t byte) noexcept {
+  shared_->keepers[static_cast<std::size_t>(byte)].store(fork_generation());
+}
+bool LockFile::keeps(off_t byte) const noexcept {
+  return shared_->keepers[static_cast<std::size_t>(byte)].load() == fork_generation();
 }
 
 bool LockFile::is_shared() const {

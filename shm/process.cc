@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -24,16 +25,28 @@ struct ProcessFacts {
   std::uint64_t start_ticks = 0;
 };
 
+// A PID namespace that was made without mounting its /proc sees the one of outside, where its pids
+// are others' or nobody's.
+bool proc_is_ours() {
+  char text[16];
+  const ssize_t size = readlink("/proc/self", text, sizeof text - 1);
+  if (size <= 0) return false;
+  text[size] = 0;
+  return std::strtol(text, nullptr, 10) == getpid();
+}
+
+bool exists(std::uint32_t pid) { return kill(static_cast<pid_t>(pid), 0) == 0 || errno != ESRCH; }
+
 // From /proc/PID/stat, whose second field may hold anything, parentheses included.
 ProcessFacts facts_of(std::uint32_t pid) {
   if (pid == 0 || pid > static_cast<std::uint32_t>(INT_MAX)) return {};  // damage: nobody's
+  if (!proc_is_ours()) return {exists(pid), '?', 0};
   char path[40];
   std::snprintf(path, sizeof path, "/proc/%u/stat", pid);
   const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
     // No such file also where /proc is not mounted or hides other users' processes.
-    const bool gone = errno == ENOENT && kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH;
-    return {!gone, '?', 0};
+    return {errno != ENOENT || exists(pid), '?', 0};
   }
   char text[1024];
   ssize_t size = 0;
@@ -105,6 +118,7 @@ Result<std::uint32_t> Processes::enter() {
     forget_pins(i);
     for (auto& counter : place.counters.values) counter.store(0, kRelaxed);
     for (auto& counter : place.thread_counters.values) counter.store(0, kRelaxed);
+    locks->keep(i);
     // release: who sees the place alive sees whose it is.
     place.state.store(make_state(incarnation, PlaceState::kAlive), std::memory_order_release);
     const std::uint32_t owner = make_owner(i, incarnation);
@@ -177,8 +191,8 @@ bool Processes::looks_dead(std::uint32_t index, std::uint64_t state) {
     const ProcessFacts facts = facts_of(pid);
     if (facts.start_ticks != 0 && start_ticks != 0 && facts.start_ticks != start_ticks) return true;
     // Our own record locks never show as held, and a process whose first thread has ended looks
-    // like a zombie: who asks is alive.
-    if (pid == static_cast<std::uint32_t>(getpid())) return false;
+    // like a zombie: who asks is alive, unless that was another program.
+    if (pid == static_cast<std::uint32_t>(getpid())) return !segment_.lock_file()->keeps(index);
     return !facts.exists || facts.state == 'Z' || facts.state == 'X';
   }
   const std::uint64_t now = now_ms();
@@ -200,6 +214,18 @@ bool Processes::is_dead(std::uint32_t owner) {
     return true;
   }
   return looks_dead(index, state);
+}
+
+bool Processes::was_here() const noexcept {
+  const auto pid = static_cast<std::uint32_t>(getpid());
+  for (std::uint32_t i = 1; i < segment_.geometry().place_count; ++i) {
+    const Place& place = segment_.place(i);
+    if (state_alive(place.state.load(std::memory_order_acquire)) &&
+        place.pid.load(kRelaxed) == pid && !segment_.lock_file()->keeps(i)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 bool Processes::with_dead(std::uint32_t owner, const std::function<void()>& claim) {

@@ -7,7 +7,9 @@
 // Dead means: the byte is free, and, within one PID namespace, the process is gone, a zombie, or
 // its pid has another start time. A free byte alone is no proof: any close of the lock file by a
 // careless `closefrom` drops it. Across namespaces, where pids say nothing, a byte that stays free
-// for `kGraceMs` is taken as death.
+// for `kGraceMs` is taken as death. A program that replaces itself (exec) is dead too, but keeps
+// pid and start time: what it left under its own pid the new one tells from its own, see
+// was_here().
 //
 // Threads: any.  Fork: a child takes its own place.  Crash: the place is reaped by anyone.
 #pragma once
@@ -52,6 +54,9 @@ class Processes {
   void leave() noexcept;
 
   bool is_dead(std::uint32_t owner);
+  // Is there a place of a program that had this process before it replaced itself? Others cannot
+  // tell that one is dead.
+  bool was_here() const noexcept;
   // Runs `claim` while holding the byte of a dead owner, so that nobody else takes over from it at
   // the same time. False, without running it: the owner lives, or somebody else is at it.
   bool with_dead(std::uint32_t owner, const std::function<void()>& claim);

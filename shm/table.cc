@@ -390,6 +390,7 @@ Status Table::join() {
     return {};
   auto self = impl_->processes_.self();
   if (!self && self.code() == Code::kNoSpace && reap() > 0) self = impl_->processes_.self();
+  if (self && impl_->processes_.was_here()) (void)reap();
   return self ? Status() : self.status();
 }
 

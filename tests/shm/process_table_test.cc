@@ -5,8 +5,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <thread>
 
+#include "shm/lock.h"
 #include "shm/table.h"
 #include "tests/shm/fixture.h"
 #include "tests/support/forked.h"
@@ -286,6 +288,43 @@ TEST_CASE("closefrom() does not make a process lock some other file, nor close i
   });
   CHECK(careless.wait() == 0);
   CHECK(read(*table, "k") == "v");
+  CHECK(processes(table->segment()).size() == 1);
+}
+
+TEST_CASE("the program that replaced another" * doctest::skip()) {  // run by the next one
+  Home home;
+  home.options.directory = std::getenv("LARDER_TEST_FOLDER");
+  auto table = home.table();
+  Segment& segment = table->segment();
+  CHECK(processes(segment).size() == 2);
+  CHECK(segment.stripe(0).lock.load() == 0);
+  CHECK(totals(segment).pins == 0);
+  CHECK(test::counted(*table, Counter::kTakeovers) == 1);
+  auto another = home.table();  // what this process has now is not given up
+  CHECK(another->reap() == 0);
+  CHECK(processes(segment).size() == 3);
+  CHECK(test::faults(segment) == "");
+}
+
+TEST_CASE(
+    "what a program had that replaced itself is given up by the new one, under the same pid") {
+  Home home;
+  auto table = home.table();
+  REQUIRE(test::put(*table, "k", "v") == Stored::kStored);
+  Forked former([&](Steps&) {
+    auto own = enter(home);
+    const auto view = own->pin("k");
+    CHILD_REQUIRE(view.ok() && view->word != nullptr);
+    const std::uint32_t self = *own->processes().self();
+    CHILD_REQUIRE(acquire(own->segment().stripe(0), self, own->processes(), test::kShortWait) ==
+                  Acquired::kClean);
+    setenv("LARDER_TEST_FOLDER", home.dir.path().c_str(), 1);
+    execl("/proc/self/exe", "replaced", "--no-skip",
+          "--test-case=the program that replaced another", nullptr);
+    return 100;
+  });
+  CHECK(former.wait() == 0);
+  CHECK(table->reap() == 0);
   CHECK(processes(table->segment()).size() == 1);
 }
 
