@@ -1,4 +1,4 @@
-// Many processes at once: creating one segment, and working on it while they are killed.
+// Many processes at once: creating one segment, removing it, killed while they do.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -7,7 +7,6 @@
 
 #include <filesystem>
 
-#include "shm/clock.h"
 #include "shm/table.h"
 #include "tests/shm/fixture.h"
 #include "tests/support/forked.h"
@@ -15,7 +14,6 @@
 namespace larder::shm {
 namespace {
 
-using test::counted;
 using test::Forked;
 using test::Home;
 using test::Random;
@@ -152,109 +150,6 @@ TEST_CASE("a creation lock whose file was removed excludes nobody, and who waite
   ::close(creators);
   CHECK(opener.await_step());
   CHECK(opener.wait() == 0);
-}
-
-namespace {
-
-constexpr std::uint64_t kKeys = 400;
-
-// Works until it is killed; ends by itself only on a wrong value. Values are of many sizes and a
-// small segment, so it turns over all the time.
-int work(const Home& home, std::uint64_t seed) {
-  Random random(seed);
-  auto table = home.table(std::chrono::milliseconds(50));
-  std::string value;
-  for (std::uint64_t turn = 0;; ++turn) {
-    const std::string key = "storm-" + std::to_string(random.below(kKeys));
-    switch (random.below(10)) {
-      case 0:
-        (void)test::erase(*table, key);
-        break;
-      case 1:
-      case 2:
-      case 3: {
-        const std::size_t bytes = random.one_in(4) ? random.below(15'000) : random.below(600);
-        (void)test::put(*table, key, test::make_value(key, turn, bytes));
-        break;
-      }
-      default:
-        if (table->get(key, value)) CHILD_REQUIRE(test::number_of(key, value).has_value());
-    }
-    if (random.one_in(500)) (void)table->reap();
-    if (random.one_in(2000)) table->raise_epoch();
-    if (random.one_in(3000)) {  // some leave politely, and come back
-      table.reset();
-      table = home.table(std::chrono::milliseconds(50));
-    }
-  }
-}
-
-}  // namespace
-
-TEST_CASE("processes that are killed again and again leave a sound segment and no wrong value") {
-  Home home;
-  auto table = home.table();
-  Random random(7);
-  std::uint64_t seed = 1000;
-  const auto start = [&] {
-    return std::make_unique<Forked>([&home, mine = ++seed](Steps& steps) {
-      steps.reached();
-      return work(home, mine);
-    });
-  };
-  std::vector<std::unique_ptr<Forked>> workers;
-  for (int i = 0; i < 5; ++i) workers.push_back(start());
-  int kills = 0;
-  int wrong = 0;
-  std::string value;
-  // Five seconds, and as long as it takes on a busy machine until enough has happened.
-  const std::uint64_t begun = now_ms();
-  const auto enough = [&] {
-    const std::uint64_t lasted = now_ms() - begun;
-    if (lasted < 5000 || lasted > 60'000) return lasted > 60'000;
-    return kills >= 100 && counted(*table, Counter::kTakeovers) > 0;
-  };
-  while (!enough()) {
-    // The parent reads meanwhile: the storm goes on for as long as that takes.
-    for (std::uint64_t reads = random.below(4000); reads > 0; --reads) {
-      const std::string key = "storm-" + std::to_string(random.below(kKeys));
-      if (table->get(key, value) && !test::number_of(key, value)) ++wrong;
-    }
-    auto& victim = workers[random.below(workers.size())];
-    REQUIRE(victim->await_step());
-    // Nobody ends by himself: that would be a child that saw a wrong value.
-    REQUIRE_FALSE(victim->wait(std::chrono::milliseconds(0)).has_value());
-    victim->kill_now();
-    ++kills;
-    victim = start();
-  }
-  for (auto& each : workers) {
-    REQUIRE_FALSE(each->wait(std::chrono::milliseconds(0)).has_value());
-    each->kill_now();
-  }
-  (void)table->reap();
-  CHECK(wrong == 0);
-  CHECK(kills >= 100);
-  CHECK(counted(*table, Counter::kTakeovers) > 0);
-  CHECK(counted(*table, Counter::kLocksLost) == 0);
-  CHECK(processes(table->segment()).size() == 1);
-  // What the reaper did not need to touch is bypassed at most; the next writers serve it.
-  for (std::uint32_t s = 0; s < table->segment().geometry().stripe_count; ++s) {
-    CHECK(table->drop(test::keys_of_stripe(table->segment(), s, 1)[0]) == Stored::kStored);
-  }
-  CHECK(test::faults(table->segment()) == "");
-  for (std::uint64_t i = 0; i < kKeys; ++i) {
-    const std::string key = "storm-" + std::to_string(i);
-    if (table->get(key, value)) CHECK(test::number_of(key, value).has_value());
-  }
-  // It is as good as new.
-  for (std::uint64_t i = 0; i < kKeys; ++i) {
-    const std::string key = "storm-" + std::to_string(i);
-    REQUIRE(test::put(*table, key, "after") == Stored::kStored);
-    REQUIRE(test::read(*table, key) == "after");
-  }
-  MESSAGE(kills << " kills, " << counted(*table, Counter::kTakeovers) << " inside a stripe, "
-                << counted(*table, Counter::kWipes) << " wipes");
 }
 
 }  // namespace larder::shm
