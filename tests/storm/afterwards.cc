@@ -29,6 +29,9 @@ class Afterwards {
       bury_the_dead(table);
       take_every_stripe(table);
       look_at_segment("after the storm");
+      const shm::Totals totals = shm::totals(*segment_);
+      life_.shared->takeovers += totals[shm::Counter::kTakeovers];
+      life_.shared->wipes += totals[shm::Counter::kWipes];
       use_it(table);
       look_at_segment("after its use");
       expect(table.processes().try_lead(), "nobody can lead");

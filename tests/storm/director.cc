@@ -86,6 +86,7 @@ class Director {
     Post& post = posts_[seat];
     post = {};
     shared_.seats[seat].deed = Deed::kNothing;
+    shared_.seats[seat].ambushed = false;
     if (!namespaces_.empty()) {
       const pid_t inside = kFirstPidInside + static_cast<pid_t>(seat / 2);
       post.pid = namespaces_[seat % 2].start(worker_arguments(life), inside);
@@ -190,9 +191,12 @@ class Director {
   void judge(unsigned seat, int status) {
     Post& post = posts_[seat];
     post.pid = -1;
+    const bool was_killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
       ++outcome_.exits;
-    } else if (!post.killed || !WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL) {
+    } else if (was_killed && !post.killed && shared_.seats[seat].ambushed) {
+      ++outcome_.ambushes;
+    } else if (!was_killed || !post.killed) {
       complain("worker " + std::to_string(seat) + " ended with status " + std::to_string(status) +
                " in " + deed_name(shared_.seats[seat].deed));
     }

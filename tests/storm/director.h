@@ -18,7 +18,8 @@ struct StormOptions {
 };
 
 struct Outcome {
-  std::uint64_t kills = 0;  // SIGKILL by the director
+  std::uint64_t kills = 0;     // SIGKILL by the director
+  std::uint64_t ambushes = 0;  // SIGKILL by a timer, in the midst of a change
   std::uint64_t stops = 0;
   std::uint64_t long_stops = 0;    // beyond every bound of liveness
   std::uint64_t replacements = 0;  // told to become a fresh program, wherever they were

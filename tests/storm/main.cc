@@ -44,11 +44,14 @@ Json report_of(const StormOptions& options, const Outcome& outcome, const Shared
           {"namespaces", options.namespaces},
           {"operations", deeds},
           {"kills", outcome.kills},
+          {"ambushes", outcome.ambushes},
           {"stops", outcome.stops},
           {"long_stops", outcome.long_stops},
           {"replaced", outcome.replacements},
           {"exits", outcome.exits},
           {"pid_pairs", outcome.pid_pairs},
+          {"takeovers", shared.takeovers.load()},
+          {"wipes", shared.wipes.load()},
           {"wrong", shared.wrong.load()},
           {"faults", shared.faults.load()},
           {"crashes", outcome.crashes},
@@ -66,8 +69,8 @@ void print(const Json& report) {
     std::printf("%-12s %12" PRIu64 "\n", name.c_str(), count.get<std::uint64_t>());
   }
   for (const char* figure :
-       {"seed", "kills", "stops", "long_stops", "replaced", "exits", "pid_pairs", "longest_ms",
-        "wrong", "faults", "crashes", "stuck", "leaks"}) {
+       {"seed", "kills", "ambushes", "stops", "long_stops", "replaced", "exits", "pid_pairs",
+        "takeovers", "wipes", "longest_ms", "wrong", "faults", "crashes", "stuck", "leaks"}) {
     std::printf("%-12s %12" PRIu64 "\n", figure, report[figure].get<std::uint64_t>());
   }
   std::printf("the longest operation of one that was not stopped: %s\n",

@@ -61,6 +61,7 @@ struct alignas(64) Seat {
   std::atomic<std::uint64_t> stops;     // SIGSTOPs sent; one more before each
   std::atomic<std::uint64_t> lives;     // how many started here
   std::atomic<std::uint32_t> pid;       // as the worker sees itself
+  std::atomic<bool> ambushed;           // a timer kills the worker in the midst of a change
   std::atomic<std::uint64_t> done[kDeeds];
   std::atomic<std::uint64_t> longest_ms[kDeeds];  // while not stopped
 };
@@ -85,9 +86,11 @@ inline constexpr unsigned kSeqBits = 42;
 
 struct Shared {
   std::atomic<bool> over;
-  std::atomic<std::uint64_t> wrong;   // values that must not have been read
-  std::atomic<std::uint64_t> faults;  // of the segments, seen by an observer
-  std::atomic<std::uint64_t> leaks;   // what was left when everybody had ended
+  std::atomic<std::uint64_t> wrong;      // values that must not have been read
+  std::atomic<std::uint64_t> faults;     // of the segments, seen by an observer
+  std::atomic<std::uint64_t> leaks;      // what was left when everybody had ended
+  std::atomic<std::uint64_t> takeovers;  // from who died inside a stripe
+  std::atomic<std::uint64_t> wipes;
   std::atomic<std::uint32_t> complaints;
   char complaint[kComplaints][kComplaintBytes];
 
