@@ -51,10 +51,12 @@ class Director {
     // The children of the dead become ours, so that we know when all have ended.
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     for (unsigned seat = 0; seat < posts_.size(); ++seat) start(seat);
-    const std::uint64_t end = now_ms() + static_cast<std::uint64_t>(options_.seconds * 1000);
+    const auto ms = static_cast<std::uint64_t>(options_.seconds * 1000);
+    const std::uint64_t end = now_ms() + ms;
     while (now_ms() < end && !interrupted) {
       pause_until(std::min(end, now_ms() + random_.below(kBetweenBlowsMs)));
       strike();
+      shared_.no_more_flushes = now_ms() + ms / 2 >= end;
     }
     finish();
     afterwards();

@@ -85,6 +85,8 @@ struct FollowedKey {
 inline constexpr unsigned kSeqBits = 42;
 
 struct Shared {
+  // From half-time on: a flush makes a stripe's counts and map anew, and so hides what is wrong.
+  std::atomic<bool> no_more_flushes;
   std::atomic<bool> over;
   std::atomic<std::uint64_t> wrong;      // values that must not have been read
   std::atomic<std::uint64_t> faults;     // of the segments, seen by an observer

@@ -164,7 +164,7 @@ class Worker {
     // How often each comes up depends on how often the others do: flushes and clears seldom, so
     // that the segments are full between them.
     const std::uint64_t which = random_.below(10'000);
-    if (which < 1) return flush();
+    if (which < 1) return shared_.no_more_flushes ? reap() : flush();
     if (which < 3) return clear();
     if (which < 5) return resync();
     if (which < 100) return reap();
