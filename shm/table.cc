@@ -336,19 +336,24 @@ class Table::Impl {
 
   // Unless a newer leader has: who was stopped in its election must not name itself afterwards. The
   // word differs for each term, so a name that was written between the two looks is seen.
-  void name_leader(std::uint64_t term, std::uint32_t self) noexcept {
+  void name_leader(std::uint64_t term, std::uint32_t self, bool with_lock) noexcept {
     std::uint64_t named = sync_.leader.load(kAcquire);
     while (term_is_current(term) &&
-           !sync_.leader.compare_exchange_weak(named, make_leader(term, self),
+           !sync_.leader.compare_exchange_weak(named, make_leader(term, self, with_lock),
                                                std::memory_order_acq_rel, kAcquire)) {
     }
   }
 
-  Result<std::uint64_t> begin_term() {
+  bool is_led_without_lock() {
+    const std::uint64_t leader = sync_.leader.load(kAcquire);
+    return leads_without_lock(leader) && !processes_.is_dead(leader_owner(leader));
+  }
+
+  Result<std::uint64_t> begin_term(bool with_lock) {
     const auto self = processes_.self();
     if (!self) return self.status();
     const std::uint64_t term = sync_.term.fetch_add(1, std::memory_order_acq_rel) + 1;
-    name_leader(term, *self);
+    name_leader(term, *self, with_lock);
     for (std::uint32_t i = 0; i < g_.stripe_count && term_is_current(term); ++i) {
       Hold hold(*this, i, leader_wait(i));
       if (!hold) {
@@ -478,7 +483,11 @@ std::uint64_t Table::raise_epoch() {
   return impl_->hot_.epoch.fetch_add(1, std::memory_order_acq_rel) + 1;
 }
 
-Result<std::uint64_t> Table::begin_term() { return impl_->begin_term(); }
+Result<std::uint64_t> Table::begin_term(bool with_lock) { return impl_->begin_term(with_lock); }
+void Table::got_leader_lock(std::uint64_t term) noexcept {
+  impl_->name_leader(term, impl_->processes_.self_or_none(), true);
+}
+bool Table::is_led_without_lock() { return impl_->is_led_without_lock(); }
 bool Table::term_is_current(std::uint64_t term) const noexcept {
   return impl_->term_is_current(term);
 }

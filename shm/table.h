@@ -169,8 +169,14 @@ class Table {
 
   // ---- the leader ----
 
-  // Raises the term and seals it into every stripe. Called by who holds the leader's lock.
-  Result<std::uint64_t> begin_term();
+  // Raises the term and seals it into every stripe. Called by who holds the leader's lock, or found
+  // its holder standing still.
+  Result<std::uint64_t> begin_term(bool with_lock = true);
+  // Who began `term` without the lock has it now.
+  void got_leader_lock(std::uint64_t term) noexcept;
+  // Is the newest leader, which could not get the lock when it was elected, alive? Then a free lock
+  // is its.
+  bool is_led_without_lock();
   bool term_is_current(std::uint64_t term) const noexcept;
   Applied apply(const Change& change, std::uint64_t term);
   // Is there a live copy of `key`? (No copy, no promotion.)

@@ -67,6 +67,7 @@ class Reign final : private SubscriptionListener {
     if (table_.term_is_current(term_)) host_.set_in_sync(false);
   }
 
+  std::uint64_t term() const { return term_; }
   bool is_current() const { return table_.term_is_current(term_); }
 
   // A former leader that was stopped between its look at the term and its store of a word leaves
@@ -169,7 +170,7 @@ class Leader::Loop {
 
     // Here, not in the thread: when nobody leads, what the last leader left must not look in sync
     // to a read that follows this call.
-    const bool elected = table_.processes().try_lead();
+    const bool elected = take_lock();
     if (elected) hot().in_sync.store(0, std::memory_order_release);
     Status started = start_thread(elected);
     if (!started.ok() && elected) table_.processes().stop_leading();
@@ -245,14 +246,26 @@ class Leader::Loop {
     reign_->repeat_words();
     if (++turns_ % kTurnsPerReap == 0) table_.reap();
     // Elected because the former leader stood still: its lock is ours as soon as it lets go.
-    if (!holds_lock_) holds_lock_ = table_.processes().try_lead();
+    if (!holds_lock_ && table_.processes().try_lead()) {
+      holds_lock_ = true;
+      table_.got_leader_lock(reign_->term());
+    }
   }
 
   // Stands for election: at once when the lock is free, after a while when its holder stands still.
   void stand() {
-    if (table_.processes().try_lead()) return take_office(true);
+    if (take_lock()) return take_office(true);
     if (leader_stands_still()) return take_office(false);
     watch_leader();
+  }
+
+  // Not the one that a leader waits for which was elected when its predecessor stood still: taking
+  // over from it would drop everything held, for nothing.
+  bool take_lock() {
+    if (!table_.processes().try_lead()) return false;
+    if (!table_.is_led_without_lock()) return true;
+    table_.processes().stop_leading();
+    return false;
   }
 
   bool leader_stands_still() {
@@ -280,7 +293,7 @@ class Leader::Loop {
       return;
     }
     table_.reap();
-    const auto term = table_.begin_term();
+    const auto term = table_.begin_term(with_lock);
     if (!term) {
       logger_->log(LogLevel::kError, "cannot lead: " + term.status().message());
       if (with_lock) table_.processes().stop_leading();
