@@ -142,6 +142,40 @@ TEST_CASE("of candidates that wake at the same time one leads, and no term is wa
   check_nothing_stale(hosts);
 }
 
+// ---- a leader that is stopped ------------------------------------------------------------------
+
+TEST_CASE("who took over from a stopped leader keeps leading when that one goes on") {
+  TwoHosts hosts(4, 1);
+  Host& a = hosts.a;
+  for (int round = 0; round < 2; ++round) {
+    CAPTURE(round);
+    const std::uint64_t term = a.view.leader().term;
+    Worker& stopped = a.leader();
+    stopped.stop();
+    REQUIRE(await([&] { return a.view.leader().term > term && a.view.in_sync(); }, kPatience));
+    const shm::LeaderInfo next = a.view.leader();
+    stopped.signal(SIGCONT);
+    CHECK(await([&] { return hosts.subscribers() == 2; }, kPatience));
+    // Time enough for everybody to have stood for election.
+    CHECK(await(
+        [&] {
+          const shm::LeaderInfo now = a.view.leader();
+          return now.term != next.term || now.heartbeat > next.heartbeat + 10;
+        },
+        kPatience));
+    CHECK(a.view.leader().term == next.term);
+    check_events_reach_a(hosts, a.workers[0]);
+  }
+  check_nothing_stale(hosts);
+  // It has the lock by now, which is free at once when it dies.
+  const std::uint64_t term = a.view.leader().term;
+  Worker& victim = a.leader();
+  victim.signal(SIGKILL);
+  REQUIRE(await([&] { return a.view.leader().term > term && a.view.in_sync(); }, kPatience));
+  a.remove(victim);
+  check_events_reach_a(hosts, a.workers[0]);
+}
+
 // ---- a leader that is stopped in the midst of an event ----------------------------------------
 
 TEST_CASE(
