@@ -8,12 +8,12 @@
 
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <map>
 #include <mutex>
 
 #include "shm/fork.h"
 #include "shm/layout.h"
+#include "shm/os_error.h"
 
 namespace larder::shm {
 
@@ -47,6 +47,7 @@ struct LockFile::Shared {
   // The fork generation that keeps each byte; 0: none.
   std::array<std::atomic<std::uint64_t>, kMaxPlaces + 1> keepers{};
 
+  Status open();
   bool is_ours(int some_fd) const noexcept {
     struct stat file {};
     return fstat(some_fd, &file) == 0 && file.st_dev == device && file.st_ino == inode;
@@ -87,27 +88,36 @@ void* new_registry() {
 static constexpr int kOpenFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
 
 Result<std::shared_ptr<LockFile>> LockFile::open(const std::string& path, std::uint64_t instance) {
-  Registry& all = registry();
-  std::lock_guard hold(all.mutex);
-  Shared& shared = all.files[instance];
-  if (shared.users == 0) {
-    struct stat file {};
-    shared.path = path;
-    shared.fd = ::open(path.c_str(), kOpenFlags);
-    if (shared.fd < 0 || fstat(shared.fd, &file) != 0) {
-      const int error = errno;
-      all.files.erase(instance);
-      return Status(error == ENOENT ? Code::kNotFound : Code::kPermissionDenied,
-                    "cannot open the lock file " + path + ": " + std::strerror(error));
+  // First, so that want of memory leaves no descriptor behind.
+  std::unique_ptr<LockFile> file(new LockFile(instance));
+  {
+    Registry& all = registry();
+    std::lock_guard hold(all.mutex);
+    Shared& shared = all.files[instance];
+    if (shared.users == 0) {
+      shared.path = path;
+      if (Status s = shared.open(); !s.ok()) {
+        all.files.erase(instance);
+        return s;
+      }
     }
-    shared.device = file.st_dev;
-    shared.inode = file.st_ino;
+    ++shared.users;
+    file->shared_ = &shared;
   }
-  ++shared.users;
-  return std::shared_ptr<LockFile>(new LockFile(&shared, instance));
+  return std::shared_ptr<LockFile>(std::move(file));
+}
+
+Status LockFile::Shared::open() {
+  struct stat file {};
+  fd = ::open(path.c_str(), kOpenFlags);
+  if (fd < 0 || fstat(fd, &file) != 0) return os_error(errno, "cannot open the lock file " + path);
+  device = file.st_dev;
+  inode = file.st_ino;
+  return {};
 }
 
 LockFile::~LockFile() {
+  if (shared_ == nullptr) return;
   Registry& all = registry();
   std::lock_guard hold(all.mutex);
   if (--shared_->users > 0) return;

@@ -61,11 +61,11 @@ class LockFile {
   struct Shared;
 
  private:
-  LockFile(Shared* shared, std::uint64_t instance) : shared_(shared), instance_(instance) {}
+  explicit LockFile(std::uint64_t instance) : instance_(instance) {}
   int descriptor() const noexcept;
 
-  Shared* shared_;
-  std::uint64_t instance_;
+  Shared* shared_ = nullptr;
+  const std::uint64_t instance_;
 };
 
 }  // namespace larder::shm

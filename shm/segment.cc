@@ -16,9 +16,9 @@
 #include <boost/interprocess/file_mapping.hpp>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <sstream>
 
+#include "shm/os_error.h"
 #include "shm/policy.h"
 
 namespace larder::shm {
@@ -49,29 +49,6 @@ class Fd {
   int fd_;
 };
 
-Code code_of(int error) {
-  switch (error) {
-    case ENOENT:
-      return Code::kNotFound;
-    case EEXIST:
-      return Code::kAlreadyExists;
-    case EACCES:
-    case EPERM:
-      return Code::kPermissionDenied;
-    case ENOSPC:
-    case EDQUOT:
-      return Code::kNoSpace;
-    case ELOOP:
-      return Code::kMismatch;
-    default:
-      return Code::kInternal;
-  }
-}
-
-Status os_error(int error, const std::string& what) {
-  return {code_of(error), what + ": " + std::strerror(error)};
-}
-
 std::string hex(std::uint64_t number) {
   char text[17];
   std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(number));
@@ -93,11 +70,17 @@ std::uint64_t random_word() {
   return word;
 }
 
-std::uint64_t boot_hash() {
-  std::ifstream file("/proc/sys/kernel/random/boot_id");
-  std::string id;
-  std::getline(file, id);
-  return XXH3_64bits(id.data(), id.size());
+// Of nothing where there is no such file. That none can be opened just now is an error: everything
+// would seem to be of another boot.
+Result<std::uint64_t> boot_hash() {
+  constexpr const char* kPath = "/proc/sys/kernel/random/boot_id";
+  const Fd fd(::open(kPath, O_RDONLY | O_CLOEXEC));
+  if (!fd.ok() && (errno == EMFILE || errno == ENFILE))
+    return os_error(errno, "cannot open " + std::string(kPath));
+  char id[64];
+  const ssize_t size = fd.ok() ? read(fd.get(), id, sizeof id) : 0;
+  const char* end = std::find(id, id + std::max<ssize_t>(size, 0), '\n');
+  return XXH3_64bits(id, static_cast<std::size_t>(end - id));
 }
 
 std::int64_t unix_ms() {
@@ -226,15 +209,26 @@ std::vector<std::string> Segment::list(const std::string& directory) {
 
 namespace {
 
+Status not_regular(const std::string& path) {
+  return {Code::kMismatch, path + " is not a regular file; move it away, or use another name"};
+}
+
+// Who owns a segment can put anything into it, so not just anybody may. Root could anyway.
+bool is_trusted(uid_t user, const std::vector<uid_t>& owners) {
+  return user == geteuid() || user == 0 ||
+         std::find(owners.begin(), owners.end(), user) != owners.end();
+}
+
 // Is this file one that we may trust with our memory? Its bytes are not looked at yet.
-Status check_file(const std::string& path, const struct stat& file, Access access, uid_t owner) {
-  if (!S_ISREG(file.st_mode)) return {Code::kMismatch, path + " is not a regular file"};
+Status check_file(const std::string& path, const struct stat& file, Access access,
+                  const std::vector<uid_t>& owners) {
+  if (!S_ISREG(file.st_mode)) return not_regular(path);
   if (access == Access::kReadOnly) return {};  // an observer trusts nothing it reads anyway
-  const uid_t self = geteuid();
-  if (file.st_uid != self && file.st_uid != owner && self != 0) {
+  if (!is_trusted(file.st_uid, owners)) {
     return {Code::kMismatch, path + " belongs to user " + std::to_string(file.st_uid) +
-                                 ", not to user " + std::to_string(self) +
-                                 "; run as its owner, or name that user in options.owner"};
+                                 ", not to user " + std::to_string(geteuid()) +
+                                 "; run as its owner, or name that user in allowed_owners if it "
+                                 "is to be trusted"};
   }
   if (file.st_mode & S_IWOTH) {
     return {Code::kMismatch, path +
@@ -244,20 +238,32 @@ Status check_file(const std::string& path, const struct stat& file, Access acces
   return {};
 }
 
+constexpr const char* kRemoveIt = "; remove it, or use another name";
+
+bool has_other_layout(const Superblock& block) {
+  return block.layout_version != kLayoutVersion || block.layout_signature != layout_signature();
+}
+
 Status check_superblock(const std::string& path, const Superblock& block, std::uint64_t size) {
   const auto refuse = [&](Code code, const std::string& why) {
     return Status(code, path + " " + why);
   };
-  if (block.magic != kMagic) return refuse(Code::kCorrupt, "is not a larder segment");
-  if (block.layout_version != kLayoutVersion || block.layout_signature != layout_signature()) {
+  // Of the other byte order everything else reads as nonsense.
+  if (block.magic == __builtin_bswap64(kMagic) ||
+      (block.magic == kMagic && block.architecture != kArchitecture)) {
+    return refuse(Code::kMismatch, std::string("was made on another architecture (byte order or "
+                                               "word size)") +
+                                       kRemoveIt);
+  }
+  if (block.magic != kMagic) {
+    return refuse(Code::kCorrupt, std::string("is not a larder segment") + kRemoveIt);
+  }
+  if (has_other_layout(block)) {
     return refuse(Code::kMismatch, "has layout " + std::to_string(block.layout_version) + "/" +
                                        hex(block.layout_signature) + ", this program has " +
                                        std::to_string(kLayoutVersion) + "/" +
                                        hex(layout_signature()) +
                                        "; use another name, or remove it once nobody uses it");
-  }
-  if (block.architecture != kArchitecture) {
-    return refuse(Code::kMismatch, "was made on another architecture");
   }
   if (block.geometry.segment_bytes != size) {
     return refuse(Code::kCorrupt, "has " + std::to_string(size) + " bytes, its superblock says " +
@@ -326,75 +332,138 @@ static Status lock_file_error(const std::string& path, const struct stat& segmen
   return {Code::kCorrupt, error.message() + "; remove " + path + " once nobody uses it"};
 }
 
-Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access access,
-                                                 uid_t owner) {
-  const bool writable = access == Access::kReadWrite;
-  const Fd fd(
-      ::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+namespace {
+
+struct Header {
+  alignas(Superblock) char bytes[sizeof(Superblock)];
+  struct stat file {};
+
+  const Superblock& block() const { return *reinterpret_cast<const Superblock*>(bytes); }
+  std::uint64_t size() const { return static_cast<std::uint64_t>(file.st_size); }
+};
+
+// Through a descriptor first: reading a truncated file is an error, touching its mapping is SIGBUS.
+Status read_header(const std::string& path, Access access, const std::vector<uid_t>& owners,
+                   Header& header) {
+  const int mode = access == Access::kReadWrite ? O_RDWR : O_RDONLY;
+  const Fd fd(::open(path.c_str(), mode | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
   if (!fd.ok() && (errno == ELOOP || errno == EISDIR || errno == ENXIO)) {
-    return {Code::kMismatch, path + " is not a regular file"};  // a link, a directory, a socket
+    return not_regular(path);  // a link, a directory, a socket
   }
   if (!fd.ok()) return os_error(errno, "cannot open " + path);
-  struct stat file {};
-  if (fstat(fd.get(), &file) != 0) return os_error(errno, "cannot stat " + path);
-  if (Status s = check_file(path, file, access, owner); !s.ok()) return s;
-
-  // Through the descriptor first: reading a truncated file is an error, touching its mapping is
-  // SIGBUS.
-  const auto size = static_cast<std::uint64_t>(file.st_size);
-  alignas(Superblock) char header[sizeof(Superblock)];
-  if (size < sizeof header || pread(fd.get(), header, sizeof header, 0) != sizeof header) {
-    return {Code::kCorrupt,
-            path + " is no larder segment: too short, with " + std::to_string(size) + " bytes"};
+  if (fstat(fd.get(), &header.file) != 0) return os_error(errno, "cannot stat " + path);
+  if (Status s = check_file(path, header.file, access, owners); !s.ok()) return s;
+  if (header.size() == 0) {
+    return {Code::kCorrupt, path + " is empty: no larder segment, or a truncated one" + kRemoveIt};
   }
-  const auto& read_block = *reinterpret_cast<const Superblock*>(header);
-  if (Status s = check_superblock(path, read_block, size); !s.ok()) return s;
-  if (writable && read_block.boot_hash != boot_hash()) {
-    return {Code::kMismatch, path +
-                                 " was made before the last boot, or on another machine; "
-                                 "remove it (a tmpfs forgets at boot, this directory did not)"};
+  if (header.size() < sizeof header.bytes ||
+      pread(fd.get(), header.bytes, sizeof header.bytes, 0) != sizeof header.bytes) {
+    return {Code::kCorrupt, path + " is no larder segment: too short, with " +
+                                std::to_string(header.size()) + " bytes" + kRemoveIt};
+  }
+  return {};
+}
+
+// The file may be another by now than the one whose header was read.
+bool is_same_file(int fd, const struct stat& file) {
+  struct stat now {};
+  return fstat(fd, &now) == 0 && now.st_dev == file.st_dev && now.st_ino == file.st_ino &&
+         now.st_size == file.st_size;
+}
+
+// Memory that cannot be mapped is a limit; all else is what the system says.
+Status map_error(const std::string& path, const bip::interprocess_exception& error) {
+  const int native = error.get_native_error();
+  return os_error(native != 0 ? native : ENOMEM, "cannot map " + path);
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access access,
+                                                 const std::vector<uid_t>& owners) {
+  const bool writable = access == Access::kReadWrite;
+  Header header;
+  if (Status s = read_header(path, access, owners, header); !s.ok()) return s;
+  if (Status s = check_superblock(path, header.block(), header.size()); !s.ok()) return s;
+  if (writable) {
+    const auto boot = boot_hash();
+    if (!boot) return boot.status();
+    if (header.block().boot_hash != *boot) {
+      return {Code::kMismatch, path +
+                                   " was made before the last boot, or on another machine; "
+                                   "remove it (a tmpfs forgets at boot, this directory did not)"};
+    }
   }
   try {
     const bip::mode_t mode = writable ? bip::read_write : bip::read_only;
     const bip::file_mapping mapping(path.c_str(), mode);
-    bip::mapped_region region(mapping, mode, 0, size);
-    // Between our open and Boost's the name may have come to mean another file.
-    const auto* mapped = static_cast<const Superblock*>(region.get_address());
-    if (mapped->instance != read_block.instance || !(mapped->geometry == read_block.geometry)) {
+    if (!is_same_file(mapping.get_mapping_handle().handle, header.file)) {
       return {Code::kBusy, path + " was replaced while attaching; try again"};
     }
-    std::shared_ptr<Segment> segment(
-        new Segment(path, std::move(region), access, read_block.geometry));
+    bip::mapped_region region(mapping, mode, 0, header.size());
+    const Superblock& block = header.block();
+    std::shared_ptr<Segment> segment(new Segment(path, std::move(region), access, block.geometry));
     if (writable) {
-      auto lock_file = LockFile::open(lock_path_of(path, read_block.instance), read_block.instance);
-      if (!lock_file) return lock_file_error(path, file, lock_file.status());
+      auto lock_file = LockFile::open(lock_path_of(path, block.instance), block.instance);
+      if (!lock_file) return lock_file_error(path, header.file, lock_file.status());
       segment->lock_file_ = std::move(*lock_file);
     }
     return segment;
   } catch (const bip::interprocess_exception& error) {
-    const bool gone = error.get_error_code() == bip::not_found_error;  // removed meanwhile
-    return {gone ? Code::kNotFound : Code::kNoSpace, "cannot map " + path + ": " + error.what()};
+    return map_error(path, error);
   }
 }
 
 namespace {
 
+// Who may use a file is decided by the options, not by the umask.
+Status give_as_asked(int fd, const std::string& path, const SegmentOptions& options) {
+  const bool other_owner = options.owner != kNoOwner && options.owner != geteuid();
+  if (other_owner || options.group != kNoGroup) {
+    const uid_t owner = other_owner ? options.owner : kNoOwner;
+    if (fchown(fd, owner, options.group) != 0) {
+      std::string what = "cannot give " + path + " to";
+      if (other_owner) what += " user " + std::to_string(owner);
+      if (options.group != kNoGroup) what += " group " + std::to_string(options.group);
+      Status s = os_error(errno, what);
+      return {s.code(),
+              s.message() + "; root gives to whom it likes, another user only to its own groups"};
+    }
+  }
+  if (fchmod(fd, options.mode) != 0) return os_error(errno, "cannot set the mode of " + path);
+  return {};
+}
+
+// A file that did not exist.
+Result<int> make_file(const std::string& path, const SegmentOptions& options) {
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return os_error(errno, "cannot create " + path);
+  if (Status s = give_as_asked(fd, path, options); !s.ok()) {
+    ::close(fd);
+    ::unlink(path.c_str());
+    return s;
+  }
+  return fd;
+}
+
 // Held by who creates or removes segments of one name. A flock on a descriptor of its own, so that
 // threads exclude each other too.
 class CreationLock {
  public:
-  static Result<std::unique_ptr<CreationLock>> take(const std::string& segment_path, mode_t mode) {
+  // `options`: who may use the lock's file, if it has to be made.
+  static Result<std::unique_ptr<CreationLock>> take(const std::string& segment_path,
+                                                    const SegmentOptions& options) {
     const std::string path = segment_path + ".create";
     for (std::uint64_t waited_ms = 0;; waited_ms += 10) {
-      const int fd = open_or_create(path, mode);
-      if (fd < 0) return os_error(errno, "cannot open " + path);
-      std::unique_ptr<CreationLock> lock(new CreationLock(fd));
-      const bool locked = flock(fd, LOCK_EX | LOCK_NB) == 0;
+      const auto fd = open_or_create(path, options);
+      if (!fd) return fd.status();
+      std::unique_ptr<CreationLock> lock(new CreationLock(*fd));
+      const bool locked = flock(*fd, LOCK_EX | LOCK_NB) == 0;
       if (!locked && errno != EWOULDBLOCK && errno != EINTR) {
         return os_error(errno, "cannot lock " + path);
       }
       // Who removes a segment removes this file too: then what we locked excludes nobody.
-      if (locked && is_at(path, fd)) return lock;
+      if (locked && is_at(path, *fd)) return lock;
       if (waited_ms >= kCreateWaitMs) {
         return {Code::kBusy,
                 "another process has been creating " + segment_path + " for 5 s; is it stopped?"};
@@ -410,16 +479,18 @@ class CreationLock {
   explicit CreationLock(int fd) : fd_(fd) {}
 
   // Without O_CREAT first: in a sticky directory that is refused for another user's file.
-  static int open_or_create(const std::string& path, mode_t mode) {
-    constexpr int kFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW;
-    int fd = -1;
-    for (int attempt = 0; attempt < 3 && fd < 0; ++attempt) {  // somebody may remove or make it
-      fd = ::open(path.c_str(), kFlags);
-      if (fd >= 0 || errno != ENOENT) break;
-      fd = ::open(path.c_str(), kFlags | O_CREAT | O_EXCL, mode);
-      if (fd < 0 && errno != EEXIST) break;
+  static Result<int> open_or_create(const std::string& path, const SegmentOptions& options) {
+    constexpr int kAttempts = 3;  // somebody may remove or make it
+    Status last;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+      if (fd >= 0) return fd;
+      if (errno != ENOENT) return os_error(errno, "cannot open " + path);
+      auto made = make_file(path, options);
+      if (made || made.code() != Code::kAlreadyExists) return made;
+      last = made.status();
     }
-    return fd;
+    return last;
   }
   static bool is_at(const std::string& path, int fd) {
     struct stat named {};
@@ -430,13 +501,6 @@ class CreationLock {
 
   Fd fd_;
 };
-
-// Free bytes of the file system, for the message that tells how much is missing.
-std::string free_room(const std::string& directory) {
-  struct statvfs fs {};
-  if (statvfs(directory.c_str(), &fs) != 0) return "an unknown amount";
-  return mib(std::uint64_t{fs.f_bavail} * fs.f_frsize);
-}
 
 // Lock files of segments that are gone and that nobody holds.
 void remove_orphaned_lock_files(const SegmentOptions& options, const std::string& segment_path) {
@@ -465,13 +529,14 @@ void remove_orphaned_lock_files(const SegmentOptions& options, const std::string
 }
 
 // Everything of a new segment but its magic.
-void initialise(Superblock& block, const SegmentOptions& options, const Geometry& geometry) {
+void initialise(Superblock& block, const SegmentOptions& options, const Geometry& geometry,
+                std::uint64_t boot) {
   block.layout_version = kLayoutVersion;
   block.architecture = kArchitecture;
   block.layout_signature = layout_signature();
   block.instance = random_word();
   block.hash_seed = random_word();
-  block.boot_hash = boot_hash();
+  block.boot_hash = boot;
   block.created_unix_ms = unix_ms();
   block.creator_pid = static_cast<std::uint32_t>(getpid());
   block.policy = options.policy;
@@ -480,18 +545,79 @@ void initialise(Superblock& block, const SegmentOptions& options, const Geometry
   block.hot.epoch.store(1, std::memory_order_relaxed);
 }
 
+// Where the file system of `directory` is mounted.
+std::string mount_point_of(std::string directory) {
+  struct stat here {};
+  if (stat(directory.c_str(), &here) != 0) return directory;
+  while (directory.size() > 1) {
+    const std::size_t slash = directory.rfind('/');
+    const std::string above = slash == 0 ? "/" : directory.substr(0, slash);
+    struct stat parent {};
+    if (stat(above.c_str(), &parent) != 0 || parent.st_dev != here.st_dev) break;
+    directory = above;
+  }
+  return directory;
+}
+
+// What is missing and how to get it, with the numbers to type.
+Status no_room(const SegmentOptions& options, const std::string& path) {
+  const std::string what = "no room for " + path + ": it needs " + mib(options.bytes) + ", ";
+  struct statvfs fs {};
+  if (statvfs(options.directory.c_str(), &fs) != 0) {
+    return {Code::kNoSpace, what + "more than " + options.directory + " has free"};
+  }
+  const std::uint64_t whole = std::uint64_t{fs.f_blocks} * fs.f_frsize;
+  const std::uint64_t free = std::uint64_t{fs.f_bavail} * fs.f_frsize;
+  if (free >= options.bytes) {
+    return {Code::kNoSpace, what + options.directory + " has " + mib(free) +
+                                " free, but memory or a limit on it (a container's) does not "
+                                "allow that; make segment_bytes smaller or the limit larger"};
+  }
+  constexpr std::uint64_t kMiB = 1 << 20;
+  const std::string size = std::to_string((whole - free + options.bytes) / kMiB + 1);
+  return {Code::kNoSpace,
+          what + options.directory + " has " + mib(free) + " free of " + mib(whole) +
+              "; make segment_bytes smaller, or that larger: mount -o remount,size=" + size + "m " +
+              mount_point_of(options.directory) + "; for Docker, which gives 64 MB: " +
+              "--shm-size=" + size + "m; for Kubernetes: an emptyDir with medium: Memory and " +
+              "sizeLimit: " + size + "Mi, mounted at " + mount_point_of(options.directory)};
+}
+
 Status reserve(int fd, const SegmentOptions& options, const std::string& path) {
   // Now, as an error; a sparse file on a full tmpfs would be SIGBUS at some later touch.
   int error = EINTR;
   while (error == EINTR) error = posix_fallocate(fd, 0, static_cast<off_t>(options.bytes));
   if (error == 0) return {};
-  if (error == ENOSPC || error == EFBIG || error == ENOMEM) {
-    return {Code::kNoSpace, "no room for " + path + ": it needs " + mib(options.bytes) + ", " +
-                                options.directory + " has " + free_room(options.directory) +
-                                " free; make segment_bytes smaller or the file system larger "
-                                "(containers: --shm-size)"};
-  }
+  if (error == ENOSPC || error == EFBIG || error == ENOMEM) return no_room(options, path);
   return os_error(error, "cannot reserve " + path);
+}
+
+// Everything up to the magic. What it leaves when it fails is for the caller to remove.
+Status fill_new_file(int fd, const std::string& temporary, const std::string& path,
+                     const SegmentOptions& options, const Geometry& geometry) {
+  const auto boot = boot_hash();
+  if (!boot) return boot.status();
+  if (Status s = reserve(fd, options, path); !s.ok()) return s;
+  try {
+    const bip::file_mapping mapping(temporary.c_str(), bip::read_write);
+    bip::mapped_region region(mapping, bip::read_write, 0, options.bytes);
+    auto& block = *static_cast<Superblock*>(region.get_address());
+    initialise(block, options, geometry, *boot);
+    const auto lock_fd = make_file(lock_path_of(path, block.instance), options);
+    if (!lock_fd) return lock_fd.status();
+    ::close(*lock_fd);
+    std::atomic_thread_fence(std::memory_order_release);
+    block.magic = kMagic;
+    return {};
+  } catch (const bip::interprocess_exception& error) {
+    return map_error(temporary, error);
+  }
+}
+
+std::vector<uid_t> trusted_by(const SegmentOptions& options) {
+  std::vector<uid_t> owners = options.allowed_owners;
+  if (options.owner != kNoOwner) owners.push_back(options.owner);
+  return owners;
 }
 
 }  // namespace
@@ -504,56 +630,26 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
     return {Code::kInvalidArgument, "addresses, channel and prefix together exceed " +
                                         std::to_string(kBindingBytes - 1) + " bytes"};
   }
-  auto lock = CreationLock::take(path, options.mode);
+  auto lock = CreationLock::take(path, options);
   if (!lock) return lock.status();
   if (::access(path.c_str(), F_OK) == 0) return {Code::kAlreadyExists, path + " exists"};
   remove_orphaned_lock_files(options, path);
 
   const std::string temporary = path + ".tmp";
   ::unlink(temporary.c_str());  // of a creator that died
-  const auto create_file = [&](const std::string& file) -> int {
-    const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0) return -1;
-    // The umask does not decide who shares a segment, the options do.
-    if (fchmod(fd, options.mode) == 0 && (options.owner == kNoOwner || options.owner == geteuid() ||
-                                          fchown(fd, options.owner, static_cast<gid_t>(-1)) == 0)) {
-      return fd;
-    }
-    const int error = errno;
-    ::close(fd);
-    ::unlink(file.c_str());
-    errno = error;
-    return -1;
-  };
-  const Fd fd(create_file(temporary));
-  if (!fd.ok()) return os_error(errno, "cannot create " + temporary);
-  if (Status s = reserve(fd.get(), options, path); !s.ok()) {
+  const auto made = make_file(temporary, options);
+  if (!made) return made.status();
+  const Fd fd(*made);
+  if (Status s = fill_new_file(fd.get(), temporary, path, options, *geometry); !s.ok()) {
     ::unlink(temporary.c_str());
     return s;
-  }
-  try {
-    const bip::file_mapping mapping(temporary.c_str(), bip::read_write);
-    bip::mapped_region region(mapping, bip::read_write, 0, options.bytes);
-    auto& block = *static_cast<Superblock*>(region.get_address());
-    initialise(block, options, *geometry);
-    const Fd lock_fd(create_file(lock_path_of(path, block.instance)));
-    if (!lock_fd.ok()) {
-      const int error = errno;
-      ::unlink(temporary.c_str());
-      return os_error(error, "cannot create the lock file of " + path);
-    }
-    std::atomic_thread_fence(std::memory_order_release);
-    block.magic = kMagic;
-  } catch (const bip::interprocess_exception& error) {
-    ::unlink(temporary.c_str());
-    return {Code::kNoSpace, "cannot map " + temporary + ": " + error.what()};
   }
   if (rename(temporary.c_str(), path.c_str()) != 0) {
     const int error = errno;
     ::unlink(temporary.c_str());
     return os_error(error, "cannot rename " + temporary);
   }
-  auto segment = attach(path, Access::kReadWrite, options.owner);
+  auto segment = attach(path, Access::kReadWrite, trusted_by(options));
   if (segment) (*segment)->created_ = true;
   return segment;
 }
@@ -574,7 +670,7 @@ Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
   constexpr int kAttempts = 8;
   Status last;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    auto segment = attach(path, Access::kReadWrite, options.owner);
+    auto segment = attach(path, Access::kReadWrite, trusted_by(options));
     if (segment) {
       if (Status s = compare_bindings(path, options.binding, (*segment)->binding()); !s.ok())
         return s;
@@ -594,7 +690,7 @@ Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
 
 Status Segment::remove(std::string_view directory, std::string_view name, bool force) {
   const std::string path = path_of(directory, name);
-  auto lock = CreationLock::take(path, 0600);
+  auto lock = CreationLock::take(path, {});
   if (!lock) return lock.status();
   struct stat file {};
   if (lstat(path.c_str(), &file) != 0) {
@@ -603,7 +699,7 @@ Status Segment::remove(std::string_view directory, std::string_view name, bool f
     return s;
   }
   // A damaged segment must be removable: then nobody can be asked who uses it.
-  auto segment = attach(path, Access::kReadWrite, file.st_uid);
+  auto segment = attach(path, Access::kReadWrite, {file.st_uid});
   if (segment) {
     LockFile& locks = *(*segment)->lock_file();
     for (off_t byte = 1; byte < static_cast<off_t>((*segment)->geometry().place_count); ++byte) {

@@ -30,6 +30,7 @@
 namespace larder::shm {
 
 inline constexpr uid_t kNoOwner = static_cast<uid_t>(-1);
+inline constexpr gid_t kNoGroup = static_cast<gid_t>(-1);
 inline constexpr std::uint64_t kSegmentMinBytes = 512ull << 10;
 inline constexpr std::uint64_t kSegmentMaxBytes = 16ull << 40;
 
@@ -39,8 +40,12 @@ struct SegmentOptions {
   std::uint64_t bytes = 64ull << 20;
   std::uint64_t max_entries = 0;  // 0: as many as fit
   std::uint32_t policy = 0;
+  // Whose the files become, and who may use them; by default the creator's.
+  uid_t owner = kNoOwner;
+  gid_t group = kNoGroup;
   mode_t mode = 0600;
-  uid_t owner = kNoOwner;  // accepted beside one's own; a creator that is root gives it the file
+  // Files of these users are accepted, beside one's own, root's and those of `owner`.
+  std::vector<uid_t> allowed_owners;
   // "name=value" lines; a segment made for other lines is refused with both values.
   std::string binding;
 };
@@ -56,8 +61,9 @@ class Segment {
   static Result<std::shared_ptr<Segment>> open(const SegmentOptions& options);
   // Attaches to an existing segment by path, whatever it was made for. kReadOnly works on a wedged
   // segment and on a copied file: no lock is taken and no place.
+  // `owners`: users whose files are accepted, beside one's own and root's.
   static Result<std::shared_ptr<Segment>> attach(const std::string& path, Access access,
-                                                 uid_t owner = kNoOwner);
+                                                 const std::vector<uid_t>& owners = {});
   static std::string path_of(std::string_view directory, std::string_view name);
   // Names of the segments in a directory, sorted.
   static std::vector<std::string> list(const std::string& directory);

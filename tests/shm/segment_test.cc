@@ -53,12 +53,6 @@ void check_refused(const Result<std::shared_ptr<Segment>>& attached, Code code,
   CHECK_MESSAGE(contains(attached.status().message(), reason), attached.status().message());
 }
 
-// Exists for both: attaching and opening must agree.
-void check_refused(const Home& home, Code code, const std::string& reason) {
-  check_refused(attach(home), code, reason);
-  check_refused(Segment::open(home.options), code, reason);
-}
-
 std::set<std::string> files_of(const Home& home) {
   std::set<std::string> files;
   for (const auto& entry : std::filesystem::directory_iterator(home.dir.path())) {
@@ -265,56 +259,7 @@ TEST_CASE(
   CHECK(old->segment().superblock().instance != fresh->segment().superblock().instance);
 }
 
-// ---- refusals ---------------------------------------------------------------------------------
-
-TEST_CASE("a file that was cut short or extended is refused as damaged") {
-  Home home;
-  home.segment().reset();
-  const auto bytes = static_cast<off_t>(home.options.bytes);
-  for (const off_t size : {off_t{0}, off_t{1}, off_t{sizeof(Superblock) - 1}}) {
-    REQUIRE(truncate(home.path().c_str(), size) == 0);
-    check_refused(home, Code::kCorrupt, "too short");
-  }
-  // What a truncation took is zeros when it grows again: no magic.
-  REQUIRE(truncate(home.path().c_str(), bytes) == 0);
-  check_refused(home, Code::kCorrupt, "is not a larder segment");
-
-  Home longer;
-  longer.segment().reset();
-  for (const off_t size : {bytes - 1, bytes / 2, bytes + 1, bytes * 2}) {
-    REQUIRE(truncate(longer.path().c_str(), size) == 0);
-    check_refused(longer, Code::kCorrupt, "truncated or extended");
-  }
-}
-
-TEST_CASE("a file of something else is refused by its magic") {
-  Home home;
-  std::ofstream(home.path()) << std::string(home.options.bytes, 'x');
-  std::filesystem::permissions(home.path(), std::filesystem::perms(0600));
-  check_refused(home, Code::kCorrupt, "is not a larder segment");
-}
-
-TEST_CASE("a segment of another layout is refused, naming both") {
-  Home home;
-  home.segment().reset();
-  SUBCASE("another version") {
-    edit(home, offsetof(Superblock, layout_version), std::uint32_t{kLayoutVersion + 1});
-    check_refused(home, Code::kMismatch, "has layout " + std::to_string(kLayoutVersion + 1));
-  }
-  SUBCASE("another signature") {
-    edit(home, offsetof(Superblock, layout_signature), std::uint64_t{0x1234});
-    check_refused(home, Code::kMismatch, "0000000000001234");
-  }
-  SUBCASE("another architecture") {
-    edit(home, offsetof(Superblock, architecture), std::uint32_t{2u << 16 | 32});
-    check_refused(home, Code::kMismatch, "another architecture");
-  }
-  SUBCASE("another boot") {
-    edit(home, offsetof(Superblock, boot_hash), std::uint64_t{1});
-    check_refused(home, Code::kMismatch, "before the last boot");
-    CHECK(Segment::attach(home.path(), Access::kReadOnly).ok());  // observers may look at a copy
-  }
-}
+// ---- refusals (files that are none of ours: refusal_test.cc) ----------------------------------
 
 TEST_CASE("every field of a damaged geometry is noticed") {
   Home home;
@@ -388,57 +333,6 @@ TEST_CASE("a geometry whose arenas overflow 64 bits is refused") {
   check_refused(attach(home), Code::kCorrupt, "damaged superblock");
 }
 
-TEST_CASE("what is not a regular file is refused") {
-  Home home;
-  SUBCASE("a symbolic link, even to a segment") {
-    home.options.name = "real";
-    home.segment().reset();
-    const std::string real = home.path();
-    home.options.name = "test";
-    std::filesystem::create_symlink(real, home.path());
-  }
-  SUBCASE("a symbolic link to nowhere") { std::filesystem::create_symlink("gone", home.path()); }
-  SUBCASE("a directory") { std::filesystem::create_directory(home.path()); }
-  SUBCASE("a fifo") { REQUIRE(mkfifo(home.path().c_str(), 0600) == 0); }
-  check_refused(home, Code::kMismatch, "is not a regular file");
-  const auto observed = Segment::attach(home.path(), Access::kReadOnly);
-  check_refused(observed, Code::kMismatch, "is not a regular file");
-}
-
-TEST_CASE("a segment that everybody may write is refused") {
-  Home home;
-  home.segment().reset();
-  REQUIRE(chmod(home.path().c_str(), 0606) == 0);
-  check_refused(home, Code::kMismatch, "may be written by everybody");
-  REQUIRE(chmod(home.path().c_str(), 0600) == 0);
-  CHECK(attach(home).ok());
-}
-
-TEST_CASE("another user's segment is refused unless that user is named") {
-  if (geteuid() != 0) {
-    MESSAGE("skipped: needs root to become somebody else");
-    return;
-  }
-  Home home;
-  home.options.mode = 0660;
-  home.segment().reset();
-  REQUIRE(chmod(home.dir.path().c_str(), 0777) == 0);
-  // Root's, but nobody's group may read and write it.
-  for (const std::string& file : files_of(home)) {
-    REQUIRE(chown((home.dir.path() + "/" + file).c_str(), 0, kNobody) == 0);
-  }
-  Forked nobody([&](Steps&) {
-    CHILD_REQUIRE(setegid(kNobody) == 0 && seteuid(kNobody) == 0);
-    const auto refused = attach(home);
-    CHILD_REQUIRE(refused.code() == Code::kMismatch);
-    CHILD_REQUIRE(contains(refused.status().message(), "belongs to user 0, not to user 65534"));
-    CHILD_REQUIRE(Segment::open(home.options).code() == Code::kMismatch);
-    CHILD_REQUIRE(Segment::attach(home.path(), Access::kReadWrite, 0).ok());
-    return 0;
-  });
-  CHECK(nobody.wait() == 0);
-}
-
 TEST_CASE("a segment made by root for a user belongs to that user, lock file and all") {
   if (geteuid() != 0) {
     MESSAGE("skipped: needs root");
@@ -499,22 +393,15 @@ TEST_CASE("a segment made for other options is refused with both values") {
   check_refused(Segment::open(home.options), Code::kInvalidArgument, "exceed");
 }
 
-TEST_CASE("a segment whose lock file is missing is refused, not used without") {
-  Home home;
-  home.segment().reset();
-  for (const std::string& file : files_of(home)) {
-    if (file.ends_with(".lock")) std::filesystem::remove(home.dir.path() + "/" + file);
-  }
-  check_refused(home, Code::kCorrupt, "lock file");
-  CHECK(Segment::attach(home.path(), Access::kReadOnly).ok());
-  CHECK(Segment::remove(home.options.directory, "test", false).ok());
-  CHECK(Segment::open(home.options).ok());
-}
-
 TEST_CASE("a damaged segment can be removed") {
   Home home;
   home.segment().reset();
-  REQUIRE(truncate(home.path().c_str(), 100) == 0);
+  SUBCASE("cut short") { REQUIRE(truncate(home.path().c_str(), 100) == 0); }
+  SUBCASE("without its lock file") {
+    for (const std::string& file : files_of(home)) {
+      if (file.ends_with(".lock")) std::filesystem::remove(home.dir.path() + "/" + file);
+    }
+  }
   CHECK(Segment::remove(home.options.directory, "test", false).ok());
   CHECK(Segment::open(home.options).ok());
 }
