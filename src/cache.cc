@@ -79,8 +79,10 @@ shm::SegmentOptions segment_options(const Options& options) {
   segment.bytes = options.segment_bytes;
   segment.max_entries = options.max_entries;
   segment.policy = static_cast<std::uint32_t>(options.policy);
-  segment.mode = options.mode;
   segment.owner = options.owner;
+  segment.group = options.group;
+  segment.mode = options.mode;
+  segment.allowed_owners = options.allowed_owners;
   segment.binding = binding_of(options);
   return segment;
 }

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "src/sync/endpoint.h"
 
@@ -131,6 +132,22 @@ Status check_mode(mode_t mode) {
   return {};
 }
 
+Status check_group(gid_t group, mode_t mode) {
+  constexpr mode_t kGroup = 0060;
+  if (group == static_cast<gid_t>(-1) || (mode & kGroup) == kGroup) return {};
+  return invalid("group is " + std::to_string(group) + ", but mode is " + octal(mode) +
+                 ", which lets no group in: use 0660");
+}
+
+Status check_allowed_owners(const std::vector<uid_t>& owners) {
+  for (const uid_t owner : owners) {
+    if (owner == static_cast<uid_t>(-1)) {
+      return invalid("allowed_owners holds -1, which is no user; leave it empty for none");
+    }
+  }
+  return {};
+}
+
 Status check_address(std::string_view address) {
   if (address.empty()) return {};  // local only
   // Before anything quotes the address: it could hold a password.
@@ -209,6 +226,8 @@ Status validate(const Options& options) {
                                  "bytes (512 KiB to 16 TiB)"),
       check_enum("policy", options.policy, {Policy::kLfu, Policy::kLru}),
       check_mode(options.mode),
+      check_group(options.group, options.mode),
+      check_allowed_owners(options.allowed_owners),
       check_redis(options.redis),
       check_length("key_prefix", options.key_prefix, kPrefixMaxBytes),
       check_enum("clear_scope", options.clear_scope, {ClearScope::kPrefix, ClearScope::kDatabase}),

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "larder/logger.h"
 #include "larder/status.h"
@@ -70,12 +71,16 @@ struct Options {
   // Keeps about this many entries at most, the policy choosing which. 0: as many as fit.
   std::uint64_t max_entries = 0;
   Policy policy = Policy::kLfu;
-  // Who may open the segment: owner and group only, never others. Owner read and write are needed.
-  mode_t mode = 0600;
-  // A segment's owner is who created it; a process run by another user is refused unless it runs
-  // as root or its owner is listed here. A root parent that drops privileges in its workers names
-  // their user here: the segment is then given to that user when root creates it.
+  // Who owns the segment's files, and what owner and group may do with them; never others. By
+  // default the creator's own, 0600. A root parent whose workers run as another user names that
+  // user in `owner`; workers of several users share a `group`, with mode 0660. Root gives files to
+  // whom it likes, another user only to groups that it is in.
   uid_t owner = static_cast<uid_t>(-1);
+  gid_t group = static_cast<gid_t>(-1);
+  mode_t mode = 0600;
+  // Who owns a segment can put anything into it. So a process attaches only to segments that belong
+  // to its own user, to root, to `owner`, or to one of these; it refuses any other, by name.
+  std::vector<uid_t> allowed_owners;
 
   RedisOptions redis;
   // Put before every key, in Redis and in events. Empty for Go peers. At most 1,024 bytes.

@@ -100,6 +100,18 @@ TEST_CASE("a mode gives the owner read and write, and others nothing") {
   refuses([](Options& o) { o.mode = 04600; }, {"mode is 4600"});
 }
 
+TEST_CASE("a group is one that the mode lets in, and allowed owners are users") {
+  accepts([](Options& o) { o.group = 100, o.mode = 0660; });
+  refuses([](Options& o) { o.group = 100; }, {"group is 100", "mode is 0600", "use 0660"});
+  refuses([](Options& o) { o.group = 100, o.mode = 0640; }, {"mode is 0640"});
+  accepts([](Options& o) { o.allowed_owners = {0, 1000}; });
+  refuses(
+      [](Options& o) {
+        o.allowed_owners = {0, static_cast<uid_t>(-1)};
+      },
+      {"allowed_owners holds -1"});
+}
+
 TEST_CASE("an address is one that Redis can be reached at") {
   for (const char* good : {"", "127.0.0.1:6379", "redis.internal:6380", "[::1]:6379",
                            "/run/redis/redis.sock", "/run/a@b.sock"}) {
