@@ -190,6 +190,35 @@ std::string Segment::path_of(std::string_view directory, std::string_view name) 
   return path.append("/").append(kFilePrefix).append(name);
 }
 
+namespace {
+
+constexpr std::string_view kLayoutEnding = ".layout";
+
+bool exists(const std::string& path) {
+  struct stat file {};
+  return lstat(path.c_str(), &file) == 0;
+}
+
+std::string path_of_layout(const std::string& plain_path, std::uint32_t version) {
+  return plain_path + std::string(kLayoutEnding) + std::to_string(version);
+}
+
+// Without the ending of a layout, if it has one.
+std::string_view without_layout(std::string_view name) {
+  const std::size_t digits = name.find_last_not_of("0123456789") + 1;
+  const std::string_view stem = name.substr(0, digits);
+  const bool has_one = digits < name.size() && stem.ends_with(kLayoutEnding);
+  return has_one ? stem.substr(0, stem.size() - kLayoutEnding.size()) : name;
+}
+
+}  // namespace
+
+std::string Segment::current_path_of(std::string_view directory, std::string_view name) {
+  const std::string plain = path_of(directory, name);
+  const std::string own = path_of_layout(plain, kLayoutVersion);
+  return exists(own) ? own : plain;
+}
+
 std::vector<std::string> Segment::list(const std::string& directory) {
   std::vector<std::string> names;
   DIR* dir = opendir(directory.c_str());
@@ -622,20 +651,37 @@ std::vector<uid_t> trusted_by(const SegmentOptions& options) {
 
 }  // namespace
 
+namespace {
+
+// A segment that programs of another version made, and may be using.
+bool is_of_other_layout(const std::string& path, const std::vector<uid_t>& owners) {
+  Header header;
+  return read_header(path, Access::kReadWrite, owners, header).ok() &&
+         header.block().magic == kMagic && header.block().architecture == kArchitecture &&
+         header.block().layout_version != kLayoutVersion;
+}
+
+}  // namespace
+
 Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) {
-  const std::string path = path_of(options.directory, options.name);
+  const std::string plain = path_of(options.directory, options.name);
   auto geometry = plan_geometry(options.bytes, options.max_entries);
   if (!geometry) return geometry.status();
   if (options.binding.size() >= kBindingBytes) {
     return {Code::kInvalidArgument, "addresses, channel and prefix together exceed " +
                                         std::to_string(kBindingBytes - 1) + " bytes"};
   }
-  auto lock = CreationLock::take(path, options);
+  // Of the plain name, whichever is made: so that no two are, one of each.
+  auto lock = CreationLock::take(plain, options);
   if (!lock) return lock.status();
-  if (::access(path.c_str(), F_OK) == 0) return {Code::kAlreadyExists, path + " exists"};
+  std::string path = current_path_of(options.directory, options.name);
+  if (path == plain && is_of_other_layout(plain, trusted_by(options))) {
+    path = path_of_layout(plain, kLayoutVersion);
+  }
+  if (exists(path)) return {Code::kAlreadyExists, path + " exists"};
   remove_orphaned_lock_files(options, path);
 
-  const std::string temporary = path + ".tmp";
+  const std::string temporary = plain + ".tmp";
   ::unlink(temporary.c_str());  // of a creator that died
   const auto made = make_file(temporary, options);
   if (!made) return made.status();
@@ -657,19 +703,20 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
 // The files beside a segment have the segment's name and one of these endings.
 static bool is_usable_name(std::string_view name) {
   return !name.empty() && name.find('/') == std::string_view::npos && !name.ends_with(".lock") &&
-         !name.ends_with(".create") && !name.ends_with(".tmp");
+         !name.ends_with(".create") && !name.ends_with(".tmp") && without_layout(name) == name;
 }
 
 Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
   if (!is_usable_name(options.name)) {
-    return {Code::kInvalidArgument, "a segment cannot be named \"" + options.name +
-                                        "\": no slash, and not .lock, .create or .tmp at the end"};
+    return {Code::kInvalidArgument,
+            "a segment cannot be named \"" + options.name +
+                "\": no slash, and not .lock, .create, .tmp or .layout1 at the end"};
   }
-  const std::string path = path_of(options.directory, options.name);
   // Again: somebody may create it between our look and our turn, or remove it, or both.
   constexpr int kAttempts = 8;
   Status last;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const std::string path = current_path_of(options.directory, options.name);
     auto segment = attach(path, Access::kReadWrite, trusted_by(options));
     if (segment) {
       if (Status s = compare_bindings(path, options.binding, (*segment)->binding()); !s.ok())
@@ -678,7 +725,9 @@ Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
     }
     last = segment.status();
     if (segment.code() == Code::kBusy) continue;  // replaced under our hands
-    if (segment.code() != Code::kNotFound) return segment;
+    const bool other_layout =
+        segment.code() == Code::kMismatch && is_of_other_layout(path, trusted_by(options));
+    if (segment.code() != Code::kNotFound && !other_layout) return segment;
     auto created = create(options);
     if (created || (created.code() != Code::kAlreadyExists && created.code() != Code::kNotFound)) {
       return created;
@@ -690,12 +739,13 @@ Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
 
 Status Segment::remove(std::string_view directory, std::string_view name, bool force) {
   const std::string path = path_of(directory, name);
-  auto lock = CreationLock::take(path, {});
+  const std::string plain = path_of(directory, without_layout(name));
+  auto lock = CreationLock::take(plain, {});
   if (!lock) return lock.status();
   struct stat file {};
   if (lstat(path.c_str(), &file) != 0) {
     Status s = os_error(errno, "cannot remove " + path);
-    ::unlink((path + ".create").c_str());
+    ::unlink((plain + ".create").c_str());
     return s;
   }
   // A damaged segment must be removable: then nobody can be asked who uses it.
@@ -718,8 +768,8 @@ Status Segment::remove(std::string_view directory, std::string_view name, bool f
   if (::unlink(path.c_str()) != 0) return os_error(errno, "cannot remove " + path);
   // After the segment: one without a lock file would be refused as damaged.
   if (segment) ::unlink(lock_path_of(path, (*segment)->superblock().instance).c_str());
-  ::unlink((path + ".tmp").c_str());
-  ::unlink((path + ".create").c_str());
+  ::unlink((plain + ".tmp").c_str());
+  ::unlink((plain + ".create").c_str());
   return {};
 }
 

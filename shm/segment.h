@@ -4,6 +4,11 @@
 //   <directory>/larder.<name>.<instance>.lock    liveness: byte i is process i, see process.h
 //   <directory>/larder.<name>.create             held while creating
 //   <directory>/larder.<name>.tmp                a segment being made; renamed when complete
+//   <directory>/larder.<name>.layout<version>    the segment of programs of that layout, made while
+//                                                one of another layout had the plain name
+//
+// So programs of two versions share a host side by side, each with a segment that its own processes
+// share. The older one is removed (`shmctl rm --force`) when nobody uses it any more.
 //
 // Threads: the methods of one object may be called from any thread; open and attach too.
 // Fork: a child uses the mapping and the lock file's descriptor that it inherited.
@@ -65,6 +70,8 @@ class Segment {
   static Result<std::shared_ptr<Segment>> attach(const std::string& path, Access access,
                                                  const std::vector<uid_t>& owners = {});
   static std::string path_of(std::string_view directory, std::string_view name);
+  // The path that `open` would attach to: that of this program's layout, if there is one.
+  static std::string current_path_of(std::string_view directory, std::string_view name);
   // Names of the segments in a directory, sorted.
   static std::vector<std::string> list(const std::string& directory);
   // Removes a segment and its lock file. kBusy while a process is attached, unless `force`: those

@@ -575,6 +575,38 @@ Cache::Cache(Cache&&) noexcept = default;
 Cache& Cache::operator=(Cache&&) noexcept = default;
 Cache::~Cache() = default;
 
+namespace {
+
+// What was asked for and is not so, because the segment was there already. Its bytes say what runs:
+// `shmctl info`, Stats.
+void report_differences(const shm::Segment& segment, const Options& options) {
+  const auto warn = [&](const std::string& what) {
+    options.logger->log(LogLevel::kWarn, "the running segment " + segment.path() + " " + what +
+                                             "; it is used as it is");
+  };
+  const shm::Geometry& g = segment.geometry();
+  if (g.segment_bytes != options.segment_bytes) {
+    warn("has segment_bytes = " + std::to_string(g.segment_bytes) + ", not " +
+         std::to_string(options.segment_bytes));
+  }
+  if (g.max_entries != options.max_entries) {
+    warn("has max_entries = " + std::to_string(g.max_entries) + ", not " +
+         std::to_string(options.max_entries));
+  }
+  if (segment.superblock().policy != static_cast<std::uint32_t>(options.policy)) {
+    const bool wants_lru = options.policy == Policy::kLru;
+    warn(wants_lru ? "has policy = lfu, not lru" : "has policy = lru, not lfu");
+  }
+  if (segment.path() != shm::Segment::path_of(options.directory, options.name)) {
+    options.logger->log(LogLevel::kInfo,
+                        segment.path() +
+                            " is used beside one of another layout; remove that with `shmctl rm "
+                            "--force` once nobody uses it");
+  }
+}
+
+}  // namespace
+
 Result<Cache> Cache::open(const Options& options) {
   if (Status s = validate(options); !s.ok()) return s;
   std::string node_id = make_node_id(options);
@@ -587,17 +619,7 @@ Result<Cache> Cache::open(const Options& options) {
   auto segment = shm::Segment::open(segment_options(options));
   if (!segment) return segment.status();
 
-  const shm::Superblock& block = (*segment)->superblock();
-  if (options.logger && block.geometry.segment_bytes != options.segment_bytes) {
-    options.logger->log(LogLevel::kWarn,
-                        "the running segment has " + std::to_string(block.geometry.segment_bytes) +
-                            " bytes, not " + std::to_string(options.segment_bytes) +
-                            "; it is used as it is");
-  }
-  if (options.logger && block.policy != static_cast<std::uint32_t>(options.policy)) {
-    options.logger->log(LogLevel::kWarn,
-                        "the running segment has another policy; it is used as it is");
-  }
+  if (options.logger) report_differences(**segment, options);
   return Cache(
       std::make_unique<Impl>(options, std::move(node_id), std::move(*segment), std::move(client)));
 }

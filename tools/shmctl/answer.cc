@@ -17,8 +17,13 @@ std::string path_of(const Arguments& arguments) {
   return Segment::path_of(arguments.directory, arguments.target);
 }
 
+std::string current_path_of(const Arguments& arguments) {
+  if (arguments.target.find('/') != std::string::npos) return arguments.target;
+  return Segment::current_path_of(arguments.directory, arguments.target);
+}
+
 std::shared_ptr<Segment> attach(const Arguments& arguments) {
-  auto segment = Segment::attach(path_of(arguments), shm::Access::kReadOnly);
+  auto segment = Segment::attach(current_path_of(arguments), shm::Access::kReadOnly);
   if (segment) return *segment;
   std::string message = segment.status().message();
   if (segment.code() == Code::kNotFound) {

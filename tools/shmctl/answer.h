@@ -16,7 +16,9 @@ namespace larder::tools {
 
 // ---- the segment ------------------------------------------------------------------------------
 
+// The very file of that name, or the one that programs of this layout use under that name.
 std::string path_of(const Arguments& arguments);
+std::string current_path_of(const Arguments& arguments);
 // Read-only; null after saying why not.
 std::shared_ptr<shm::Segment> attach(const Arguments& arguments);
 
