@@ -7,14 +7,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
-#include <cstring>
 #include <optional>
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include "shm/clock.h"
+#include "shm/os_error.h"
 #include "src/sync/link.h"
 #include "src/sync/scripts.h"
 #include "src/sync/table_host.h"
@@ -154,10 +155,11 @@ class Leader::Loop {
 
   Status start() {
     stop_fd_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    base_.reset(event_base_new());
-    if (stop_fd_.get() < 0 || base_ == nullptr) {
-      return {Code::kInternal, std::string("cannot make the sync loop: ") + std::strerror(errno)};
+    if (stop_fd_.get() < 0 || !descriptors_are_left()) {
+      return shm::os_error(errno, "cannot make the sync loop");
     }
+    base_.reset(event_base_new());
+    if (base_ == nullptr) return shm::os_error(errno, "cannot make the sync loop");
     stop_event_.reset(event_new(base_.get(), stop_fd_.get(), EV_READ, on_stop, this));
     turn_event_.reset(event_new(base_.get(), -1, EV_PERSIST, on_turn, this));
     resign_event_.reset(event_new(base_.get(), -1, 0, on_resign, this));
@@ -191,6 +193,18 @@ class Leader::Loop {
   }
 
  private:
+  // libevent ends the whole program when it gets no descriptors for its loop, so we look before it
+  // does. (It takes three. A thread that takes the last ones in between is not to be helped.)
+  static bool descriptors_are_left() {
+    constexpr std::size_t kNeeded = 4;
+    std::array<Fd, kNeeded> taken;
+    for (Fd& fd : taken) {
+      fd.reset(eventfd(0, EFD_CLOEXEC));
+      if (fd.get() < 0) return false;
+    }
+    return true;
+  }
+
   static void on_stop(evutil_socket_t, short, void* self) {
     event_base_loopbreak(static_cast<Loop*>(self)->base_.get());
   }
