@@ -17,6 +17,7 @@
 #include <cerrno>
 #include <cstring>
 #include <sstream>
+#include <utility>
 
 #include "shm/os_error.h"
 #include "shm/policy.h"
@@ -40,8 +41,8 @@ class Fd {
   ~Fd() {
     if (fd_ >= 0) ::close(fd_);
   }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&&) = delete;
   int get() const { return fd_; }
   bool ok() const { return fd_ >= 0; }
 
@@ -464,11 +465,10 @@ Status give_as_asked(int fd, const std::string& path, const SegmentOptions& opti
 }
 
 // A file that did not exist.
-Result<int> make_file(const std::string& path, const SegmentOptions& options) {
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (fd < 0) return os_error(errno, "cannot create " + path);
-  if (Status s = give_as_asked(fd, path, options); !s.ok()) {
-    ::close(fd);
+Result<Fd> make_file(const std::string& path, const SegmentOptions& options) {
+  Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd.ok()) return os_error(errno, "cannot create " + path);
+  if (Status s = give_as_asked(fd.get(), path, options); !s.ok()) {
     ::unlink(path.c_str());
     return s;
   }
@@ -484,15 +484,15 @@ class CreationLock {
                                                     const SegmentOptions& options) {
     const std::string path = segment_path + ".create";
     for (std::uint64_t waited_ms = 0;; waited_ms += 10) {
-      const auto fd = open_or_create(path, options);
+      auto fd = open_or_create(path, options);
       if (!fd) return fd.status();
-      std::unique_ptr<CreationLock> lock(new CreationLock(*fd));
-      const bool locked = flock(*fd, LOCK_EX | LOCK_NB) == 0;
+      std::unique_ptr<CreationLock> lock(new CreationLock(std::move(*fd)));
+      const bool locked = flock(lock->fd_.get(), LOCK_EX | LOCK_NB) == 0;
       if (!locked && errno != EWOULDBLOCK && errno != EINTR) {
         return os_error(errno, "cannot lock " + path);
       }
       // Who removes a segment removes this file too: then what we locked excludes nobody.
-      if (locked && is_at(path, *fd)) return lock;
+      if (locked && is_at(path, lock->fd_.get())) return lock;
       if (waited_ms >= kCreateWaitMs) {
         return {Code::kBusy,
                 "another process has been creating " + segment_path + " for 5 s; is it stopped?"};
@@ -505,15 +505,15 @@ class CreationLock {
   ~CreationLock() { flock(fd_.get(), LOCK_UN); }
 
  private:
-  explicit CreationLock(int fd) : fd_(fd) {}
+  explicit CreationLock(Fd fd) : fd_(std::move(fd)) {}
 
   // Without O_CREAT first: in a sticky directory that is refused for another user's file.
-  static Result<int> open_or_create(const std::string& path, const SegmentOptions& options) {
+  static Result<Fd> open_or_create(const std::string& path, const SegmentOptions& options) {
     constexpr int kAttempts = 3;  // somebody may remove or make it
     Status last;
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
-      const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-      if (fd >= 0) return fd;
+      Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+      if (fd.ok()) return fd;
       if (errno != ENOENT) return os_error(errno, "cannot open " + path);
       auto made = make_file(path, options);
       if (made || made.code() != Code::kAlreadyExists) return made;
@@ -634,7 +634,6 @@ Status fill_new_file(int fd, const std::string& temporary, const std::string& pa
     initialise(block, options, geometry, *boot);
     const auto lock_fd = make_file(lock_path_of(path, block.instance), options);
     if (!lock_fd) return lock_fd.status();
-    ::close(*lock_fd);
     std::atomic_thread_fence(std::memory_order_release);
     block.magic = kMagic;
     return {};
@@ -683,10 +682,9 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
 
   const std::string temporary = plain + ".tmp";
   ::unlink(temporary.c_str());  // of a creator that died
-  const auto made = make_file(temporary, options);
-  if (!made) return made.status();
-  const Fd fd(*made);
-  if (Status s = fill_new_file(fd.get(), temporary, path, options, *geometry); !s.ok()) {
+  const auto fd = make_file(temporary, options);
+  if (!fd) return fd.status();
+  if (Status s = fill_new_file((*fd).get(), temporary, path, options, *geometry); !s.ok()) {
     ::unlink(temporary.c_str());
     return s;
   }
