@@ -28,20 +28,20 @@ class Checker {
 
   CheckReport run() {
     check_superblock();
-    for (std::uint32_t s = 0; s < g_.stripe_count; ++s) check_stripe(s);
-    if (unreported_ > 0) {
-      report_.violations.push_back("and " + std::to_string(unreported_) + " more");
+    for (std::uint32_t s = 0; s < g_.stripe_count; ++s) {
+      const std::uint64_t before = violations_;
+      check_stripe(s);
+      if (violations_ != before) report_.broken_stripes.push_back(s);
+    }
+    if (violations_ > kMostReported) {
+      report_.violations.push_back("and " + std::to_string(violations_ - kMostReported) + " more");
     }
     return std::move(report_);
   }
 
  private:
   void violation(const std::string& what) {
-    if (report_.violations.size() < kMostReported) {
-      report_.violations.push_back(what);
-    } else {
-      ++unreported_;
-    }
+    if (violations_++ < kMostReported) report_.violations.push_back(what);
   }
 
   void check_superblock() {
@@ -219,7 +219,7 @@ class Checker {
   const Geometry& g_;
   const CheckOptions options_;
   CheckReport report_;
-  std::uint64_t unreported_ = 0;
+  std::uint64_t violations_ = 0;
   std::vector<Run> runs_;  // of the stripe at hand
 };
 

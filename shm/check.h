@@ -24,6 +24,8 @@ struct CheckReport {
   std::vector<std::string>
       degradations;  // legal but unhealthy: bypassed stripes, locks of the dead
 
+  std::vector<std::uint32_t> broken_stripes;  // those with violations, in order
+
   bool clean() const noexcept { return violations.empty(); }
 };
 

@@ -117,6 +117,44 @@ std::vector<ProcessInfo> processes(Segment& segment) {
   return all;
 }
 
+namespace {
+
+bool is_reachable(Segment& segment, std::uint32_t stripe, std::uint32_t granule,
+                  std::string_view key) {
+  const KeyPlace at = place_of(segment, segment.hash(key));
+  if (at.stripe != stripe) return false;
+  for (const std::uint32_t b : {at.home, at.other}) {
+    for (const auto& slot : segment.bucket(stripe, b).slots) {
+      const std::uint32_t word = slot.load(kAcquire);
+      if (word != 0 && slot_granule(word) == granule) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+std::vector<PinInfo> pins(Segment& segment) {
+  const Geometry& g = segment.geometry();
+  std::vector<PinInfo> all;
+  for (std::uint32_t i = 1; i < g.place_count; ++i) {
+    for (const auto& word : segment.place(i).pins) {
+      const std::uint64_t pin = word.load(kAcquire);
+      const auto stripe = static_cast<std::uint32_t>(pin >> 32 & ~(1u << 31));
+      const auto granule = static_cast<std::uint32_t>(pin);
+      if (pin == 0 || pin == kClaimedPin || stripe >= g.stripe_count) continue;
+      PinInfo info{i, stripe, granule, {}, 0, false};
+      if (const auto entry = read_entry(segment, stripe, make_slot(0, granule & kGranuleMask))) {
+        assign_from_shared(info.key, entry->key(), entry->header.key_bytes());
+        info.value_bytes = entry->header.value_bytes();
+        info.reachable = is_reachable(segment, stripe, granule, info.key);
+      }
+      all.push_back(std::move(info));
+    }
+  }
+  return all;
+}
+
 LeaderInfo leader(Segment& segment) {
   const Superblock& block = segment.superblock();
   LeaderInfo info{};

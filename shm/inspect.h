@@ -51,6 +51,17 @@ struct ProcessInfo {
 };
 std::vector<ProcessInfo> processes(Segment& segment);
 
+// A view that a process holds. While it does, its bytes stay, reachable or not.
+struct PinInfo {
+  std::uint32_t place;
+  std::uint32_t stripe;
+  std::uint32_t granule;
+  std::string key;  // what is pinned, as far as it can be told
+  std::uint64_t value_bytes;
+  bool reachable;  // a slot still points at it
+};
+std::vector<PinInfo> pins(Segment& segment);
+
 struct LeaderInfo {
   std::uint64_t term;
   std::uint32_t place;  // 0: there was none yet

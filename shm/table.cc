@@ -408,6 +408,12 @@ unsigned Table::reap() {
   });
 }
 
+bool Table::repair(std::uint32_t stripe) {
+  Impl::Hold hold(*impl_, stripe, impl_->options_.lock_timeout);
+  if (hold) hold->repair();
+  return static_cast<bool>(hold);
+}
+
 bool Table::get_again(std::string_view key, std::string& value) {
   return impl_->read_again(reader_.want(key), true, [&](const Seen& seen) {
     assign_from_shared(value, seen.value, seen.value_bytes);

@@ -96,6 +96,9 @@ class Table {
   Status join();
   // Frees what dead processes left: their stripes, their places. Returns how many there were.
   unsigned reap();
+  // Drops what cannot be trusted in a stripe and makes anew what is derived. False: it was not to
+  // be had within the lock timeout, because a living process holds it.
+  bool repair(std::uint32_t stripe);
 
   // ---- callers ----
 

@@ -1,6 +1,8 @@
 #include "tools/shmctl/answer.h"
 
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cstdio>
 
@@ -22,16 +24,39 @@ std::string current_path_of(const Arguments& arguments) {
   return Segment::current_path_of(arguments.directory, arguments.target);
 }
 
+namespace {
+
+int cannot_attach(const Arguments& arguments, const Status& why) {
+  std::string message = why.message();
+  if (why.code() == Code::kNotFound) {
+    message += "; `shmctl list` shows what there is, --directory looks elsewhere";
+  } else if (why.code() == Code::kPermissionDenied) {
+    message += "; run as the user or group that owns it";
+  }
+  return fail(arguments, kCannotAttach, message);
+}
+
+}  // namespace
+
 std::shared_ptr<Segment> attach(const Arguments& arguments) {
   auto segment = Segment::attach(current_path_of(arguments), shm::Access::kReadOnly);
   if (segment) return *segment;
-  std::string message = segment.status().message();
-  if (segment.code() == Code::kNotFound) {
-    message += "; `shmctl list` shows what there is, --directory looks elsewhere";
-  } else if (segment.code() == Code::kPermissionDenied) {
-    message += "; run as the user or group that owns it";
+  (void)cannot_attach(arguments, segment.status());
+  return nullptr;
+}
+
+std::shared_ptr<Segment> attach_to_change(const Arguments& arguments, int& exit) {
+  if (!arguments.write) {
+    exit = fail(arguments, kUsage, "this changes the segment: say --write");
+    return nullptr;
   }
-  (void)fail(arguments, kCannotAttach, message);
+  const std::string path = current_path_of(arguments);
+  // Who names a segment to be changed means it, whoever's it is.
+  struct ::stat file {};
+  const uid_t owner = ::stat(path.c_str(), &file) == 0 ? file.st_uid : geteuid();
+  auto segment = Segment::attach(path, shm::Access::kReadWrite, {owner});
+  if (segment) return *segment;
+  exit = cannot_attach(arguments, segment.status());
   return nullptr;
 }
 
@@ -89,6 +114,10 @@ Json json_head(const Segment& segment, int exit) {
 
 Json json_or_null(std::optional<std::uint64_t> number) {
   return number ? Json(*number) : Json(nullptr);
+}
+
+Json json_of_alive(Alive alive) {
+  return alive == Alive::kUnknown ? Json(nullptr) : Json(alive == Alive::kYes);
 }
 
 std::string one_line(const Json& json) { return json.dump(-1, ' ', true); }

@@ -10,6 +10,7 @@
 
 #include "shm/segment.h"
 #include "tools/shmctl/commands.h"
+#include "tools/shmctl/health.h"
 #include "tools/shmctl/text.h"
 
 namespace larder::tools {
@@ -21,6 +22,8 @@ std::string path_of(const Arguments& arguments);
 std::string current_path_of(const Arguments& arguments);
 // Read-only; null after saying why not.
 std::shared_ptr<shm::Segment> attach(const Arguments& arguments);
+// For a command that changes it, whoever owns it; refused without --write.
+std::shared_ptr<shm::Segment> attach_to_change(const Arguments& arguments, int& exit);
 
 // ---- times ------------------------------------------------------------------------------------
 
@@ -37,6 +40,7 @@ const char* exit_name(int exit);
 // What every answer starts with.
 Json json_head(const shm::Segment& segment, int exit);
 Json json_or_null(std::optional<std::uint64_t> number);
+Json json_of_alive(Alive alive);
 // Everything outside ASCII is escaped: a terminal gets no control character of anybody's key.
 std::string one_line(const Json& json);
 void print_json(const Json& json);

@@ -1,8 +1,8 @@
 // The commands of shmctl. Each prints to standard output and returns how the program shall exit.
 //
-// They only look: the segment is mapped read-only, no lock is taken and no place, so they work
-// while a writer holds locks, is stopped, or died, and on a copy of the file. `rm` alone changes
-// anything.
+// Most only look: the segment is mapped read-only, no lock is taken and no place, so they work
+// while a writer holds locks, is stopped, or died, and on a copy of the file. Those that change
+// anything are rm, and repair and reap with --write; they wait for nobody without a bound.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +28,7 @@ struct Arguments {
   bool deep = false;
   bool force = false;
   bool json = false;
+  bool write = false;
 };
 
 int list(const Arguments& arguments);
@@ -38,6 +39,10 @@ int get(const Arguments& arguments);
 int procs(const Arguments& arguments);
 int leader(const Arguments& arguments);
 int check(const Arguments& arguments);
+int locks(const Arguments& arguments);
+int pins(const Arguments& arguments);
+int repair(const Arguments& arguments);
+int reap(const Arguments& arguments);
 int rm(const Arguments& arguments);
 
 // Says on standard error what went wrong and, with --json, on standard output too.

@@ -18,18 +18,10 @@ namespace {
 constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 using shm::Segment;
 
-const char* alive_name(Alive alive) {
-  return alive == Alive::kYes ? "yes" : alive == Alive::kNo ? "no" : "unknown";
-}
-
 // The leader's place may since have gone to another process, which is not the leader.
 bool names_leader(Segment& segment, std::uint32_t place, std::uint32_t incarnation) {
   const std::uint64_t leader = segment.superblock().sync.leader.load(kRelaxed);
   return place != 0 && shm::leader_owner(leader) == shm::make_owner(place, incarnation);
-}
-
-Json json_of(Alive alive) {
-  return alive == Alive::kUnknown ? Json(nullptr) : Json(alive == Alive::kYes);
 }
 
 // ---- procs ------------------------------------------------------------------------------------
@@ -59,7 +51,7 @@ Json json_of(const Seen& seen) {
           {"age_ms", json_or_null(ms_ago(seen.process.attached_ms))},
           {"leader", seen.leads},
           {"held_stripes", seen.process.held_stripes},
-          {"alive", json_of(seen.life.alive)},
+          {"alive", json_of_alive(seen.life.alive)},
           {"state", seen.life.state}};
 }
 
@@ -128,7 +120,7 @@ void print_leader_json(const Segment& segment, const shm::LeaderInfo& leader, st
   json["term"] = leader.term;
   json["place"] = leader.place;
   json["pid"] = pid == 0 ? Json(nullptr) : Json(pid);
-  json["leading"] = json_of(leading);
+  json["leading"] = json_of_alive(leading);
   json["heartbeat"] = leader.heartbeat;
   json["in_sync"] = leader.in_sync;
   json["epoch"] = leader.epoch;

@@ -12,6 +12,7 @@
 #include "tools/shmctl/answer.h"
 #include "tools/shmctl/commands.h"
 #include "tools/shmctl/text.h"
+#include "tools/shmctl/unlinked.h"
 
 namespace larder::tools {
 
@@ -61,14 +62,38 @@ std::vector<std::string> cells_of_listed(const std::string& directory, const std
           ""};
 }
 
-void print_list_json(const std::string& directory, const std::vector<std::string>& names) {
-  Json all = Json::array();
-  for (const auto& name : names) all.push_back(json_of_listed(directory, name));
-  print_json({{"directory", json_text(directory)}, {"status", "fine"}, {"segments", all}});
+// "removed, but processes 7, 9 still use it"
+std::string note_of(const Unlinked& unlinked) {
+  std::string note =
+      unlinked.pids.size() == 1 ? "removed, but process " : "removed, but processes ";
+  for (std::size_t i = 0; i < unlinked.pids.size(); ++i) {
+    note += (i == 0 ? "" : ", ") + std::to_string(unlinked.pids[i]);
+  }
+  return note + (unlinked.pids.size() == 1 ? " still uses it" : " still use it");
 }
 
-void print_list(const std::string& directory, const std::vector<std::string>& names) {
-  if (names.empty()) {
+Json json_of_unlinked(const Unlinked& unlinked) {
+  return {{"name", json_text(unlinked.name)},
+          {"inode", unlinked.inode},
+          {"segment_bytes", unlinked.bytes},
+          {"pids", unlinked.pids}};
+}
+
+void print_list_json(const std::string& directory, const std::vector<std::string>& names,
+                     const std::vector<Unlinked>& unlinked) {
+  Json all = Json::array();
+  for (const auto& name : names) all.push_back(json_of_listed(directory, name));
+  Json gone = Json::array();
+  for (const Unlinked& each : unlinked) gone.push_back(json_of_unlinked(each));
+  print_json({{"directory", json_text(directory)},
+              {"status", "fine"},
+              {"segments", all},
+              {"unlinked", gone}});
+}
+
+void print_list(const std::string& directory, const std::vector<std::string>& names,
+                const std::vector<Unlinked>& unlinked) {
+  if (names.empty() && unlinked.empty()) {
     std::printf("no segments in %s\n", escape(directory).c_str());
     return;
   }
@@ -81,6 +106,10 @@ void print_list(const std::string& directory, const std::vector<std::string>& na
                {"AGE", kRight},
                {"NOTE", kLeft}});
   for (const auto& name : names) table.add(cells_of_listed(directory, name));
+  for (const Unlinked& each : unlinked) {
+    table.add({escape(each.name), format_bytes(each.bytes), "-", "-",
+               std::to_string(each.pids.size()), "-", note_of(each)});
+  }
   table.print(stdout);
 }
 
@@ -93,10 +122,11 @@ int list(const Arguments& arguments) {
                 "cannot read the directory " + directory + ": " + std::strerror(errno));
   }
   const auto names = Segment::list(directory);
+  const auto unlinked = unlinked_segments(directory);
   if (arguments.json) {
-    print_list_json(directory, names);
+    print_list_json(directory, names, unlinked);
   } else {
-    print_list(directory, names);
+    print_list(directory, names, unlinked);
   }
   return kFine;
 }

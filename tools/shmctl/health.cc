@@ -75,6 +75,10 @@ const char* state_name(char state) {
 
 }  // namespace
 
+const char* alive_name(Alive alive) {
+  return alive == Alive::kYes ? "yes" : alive == Alive::kNo ? "no" : "unknown";
+}
+
 Liveness::Liveness(shm::Segment& segment) : segment_(segment) {
   const std::string path =
       segment.path() + "." + format_hex(segment.superblock().instance) + ".lock";
@@ -140,6 +144,18 @@ std::optional<DeadLock> dead_holder(shm::Segment& segment, std::uint32_t stripe,
 }
 
 }  // namespace
+
+Holder holder_of(shm::Segment& segment, std::uint32_t lock_word, const Liveness& liveness) {
+  Holder holder{shm::owner_place(lock_word), 0, {Alive::kNo, "gone"}};
+  if (holder.place == 0 || holder.place >= segment.geometry().place_count) return holder;
+  const shm::Place& place = segment.place(holder.place);
+  const std::uint64_t state = place.state.load(kAcquire);
+  const std::uint32_t owner = shm::make_owner(holder.place, shm::state_incarnation(state));
+  if (!shm::state_alive(state) || owner != (lock_word & ~shm::kWaiters)) return holder;
+  holder.pid = place.pid.load(kRelaxed);
+  holder.life = liveness.of_place(holder.place);
+  return holder;
+}
 
 Health health(shm::Segment& segment, const Liveness& liveness) {
   Health found;

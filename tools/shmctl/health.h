@@ -16,6 +16,7 @@
 namespace larder::tools {
 
 enum class Alive { kYes, kNo, kUnknown };
+const char* alive_name(Alive alive);  // "yes", "no", "unknown"
 
 struct Life {
   Alive alive = Alive::kUnknown;
@@ -53,6 +54,14 @@ struct DeadLock {
   std::uint32_t pid;  // 0: its place was freed or taken by another since
   bool place_is_its;  // the place still stands in its name
 };
+
+// Who a stripe's lock word names.
+struct Holder {
+  std::uint32_t place = 0;
+  std::uint32_t pid = 0;  // 0: the place is free or another's, or there is no such place
+  Life life;
+};
+Holder holder_of(shm::Segment& segment, std::uint32_t lock_word, const Liveness& liveness);
 
 struct Health {
   std::uint32_t locked_stripes = 0;

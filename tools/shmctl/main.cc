@@ -1,4 +1,4 @@
-// shmctl: looks into the shared-memory segments of larder.
+// shmctl: looks into the shared-memory segments of larder, and mends them.
 //
 // Start reading here, then commands_*.cc (what each command shows), answer.h (what they share),
 // health.cc (who is alive).
@@ -18,13 +18,13 @@ using larder::tools::Arguments;
 
 constexpr const char* kFooter =
     "NAME is a segment of the directory; with a slash it is a path, also of a copied file.\n"
-    "Every command but rm only looks: it maps the file read-only and takes no lock.\n"
+    "Every command but rm, repair and reap only looks: it maps the file read-only and takes no\n"
+    "lock, so it works while processes are stopped or dead, and on a copied file.\n"
     "A key or name that starts with '-' goes after '--'.\n"
     "\n"
-    "Exit status: 0 fine; 1 degraded (stripes bypassed or locked by the dead), no such key, or in\n"
-    "use and not removed; 2 broken, invariants are violated; 3 cannot attach, the message says "
-    "why;\n"
-    "4 wrong usage, or the output could not be written.";
+    "Exit status: 0 fine; 1 degraded (stripes bypassed or locked by the dead, views of the dead),\n"
+    "no such key, or in use and so not removed or repaired; 2 broken, invariants are violated; 3\n"
+    "cannot attach, the message says why; 4 wrong usage, or the output could not be written.";
 
 // A peer that truncates the file while we read it takes the memory away from under us.
 void on_bus_error(int) {
@@ -98,6 +98,24 @@ class Program {
         add("check", "walks everything and compares it with the invariants", tools::check);
     add_target(check);
     check.add_flag("--deep", arguments_.deep, "compare every entry's checksum too");
+
+    CLI::App& locks =
+        add("locks", "stripes that are locked, bypassed, or lost holders", tools::locks);
+    add_target(locks);
+    locks.add_flag("--all", arguments_.all, "every stripe");
+
+    add_target(add("pins", "the views that processes hold", tools::pins));
+
+    CLI::App& repair = add(
+        "repair", "mends stripes that are locked by the dead, bypassed or broken", tools::repair);
+    add_target(repair).required();
+    repair.add_flag("--all", arguments_.all, "every stripe, whether it needs it or not");
+    repair.add_flag("--write", arguments_.write, "yes, change the segment");
+
+    CLI::App& reap =
+        add("reap", "frees what dead processes left: places, locks, views", tools::reap);
+    add_target(reap).required();
+    reap.add_flag("--write", arguments_.write, "yes, change the segment");
 
     CLI::App& rm = add("rm", "removes a segment that nobody uses", tools::rm);
     add_target(rm).required();
