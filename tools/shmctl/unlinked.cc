@@ -62,6 +62,7 @@ std::vector<Unlinked> unlinked_segments(const std::string& directory) {
   }
   closedir(proc);
   std::vector<Unlinked> all;
+  all.reserve(by_inode.size());
   for (auto& [inode, found] : by_inode) all.push_back(std::move(found));
   return all;
 }
