@@ -1,81 +1,16 @@
 #include "shm/process.h"
 
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <climits>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <mutex>
 
 #include "shm/clock.h"
 #include "shm/fork.h"
 #include "shm/load.h"
+#include "shm/proc_facts.h"
 
 namespace larder::shm {
 namespace {
-
-struct ProcessFacts {
-  bool exists = false;
-  char state = '?';  // 'Z': zombie
-  std::uint64_t start_ticks = 0;
-};
-
-// A PID namespace that was made without mounting its /proc sees the one of outside, where its pids
-// are others' or nobody's.
-bool proc_is_ours() {
-  char text[16];
-  const ssize_t size = readlink("/proc/self", text, sizeof text - 1);
-  if (size <= 0) return false;
-  text[size] = 0;
-  return std::strtol(text, nullptr, 10) == getpid();
-}
-
-bool exists(std::uint32_t pid) { return kill(static_cast<pid_t>(pid), 0) == 0 || errno != ESRCH; }
-
-// From /proc/PID/stat, whose second field may hold anything, parentheses included.
-ProcessFacts facts_of(std::uint32_t pid) {
-  if (pid == 0 || pid > static_cast<std::uint32_t>(INT_MAX)) return {};  // damage: nobody's
-  if (!proc_is_ours()) return {exists(pid), '?', 0};
-  char path[40];
-  std::snprintf(path, sizeof path, "/proc/%u/stat", pid);
-  const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    // No such file also where /proc is not mounted or hides other users' processes.
-    return {errno != ENOENT || exists(pid), '?', 0};
-  }
-  char text[1024];
-  ssize_t size = 0;
-  do {
-    size = ::read(fd, text, sizeof text - 1);
-  } while (size < 0 && errno == EINTR);
-  const bool gone = size == 0 || (size < 0 && errno == ESRCH);  // between open and read
-  ::close(fd);
-  if (size <= 0) return {!gone, '?', 0};
-  text[size] = 0;
-  ProcessFacts facts{true, '?', 0};
-  const char* after_name = std::strrchr(text, ')');
-  if (after_name == nullptr) return facts;
-  unsigned long long start = 0;
-  // Fields 3 (state) and 22 (start time).
-  if (std::sscanf(
-          after_name + 1,
-          " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-          &facts.state, &start) == 2) {
-    facts.start_ticks = start;
-  }
-  return facts;
-}
-
-std::uint32_t own_namespace() {
-  struct stat file {};
-  if (stat("/proc/self/ns/pid", &file) != 0) return 0;
-  return static_cast<std::uint32_t>(file.st_ino);
-}
 
 constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 
@@ -193,7 +128,9 @@ bool Processes::looks_dead(std::uint32_t index, std::uint64_t state) {
     // Our own record locks never show as held, and a process whose first thread has ended looks
     // like a zombie: who asks is alive, unless that was another program.
     if (pid == static_cast<std::uint32_t>(getpid())) return !segment_.lock_file()->keeps(index);
-    return !facts.exists || facts.state == 'Z' || facts.state == 'X';
+    if (!facts.exists || facts.state == 'Z' || facts.state == 'X') return true;
+    // It lives, but perhaps as a program that replaced the one that had the place.
+    return !may_map(pid, &segment_.superblock());
   }
   const std::uint64_t now = now_ms();
   const std::uint64_t mark = state_incarnation(state) & kMarkMask;

@@ -4,12 +4,12 @@
 // lock file for as long as it lives. It is named by its owner word {incarnation, place}: the
 // incarnation rises at every registration, so a claim left by the dead never fits a newcomer.
 //
-// Dead means: the byte is free, and, within one PID namespace, the process is gone, a zombie, or
-// its pid has another start time. A free byte alone is no proof: any close of the lock file by a
-// careless `closefrom` drops it. Across namespaces, where pids say nothing, a byte that stays free
-// for `kGraceMs` is taken as death. A program that replaces itself (exec) is dead too, but keeps
-// pid and start time: what it left under its own pid the new one tells from its own, see
-// was_here().
+// Dead means: the byte is free, and, within one PID namespace, the process is gone, a zombie, its
+// pid has another start time, or it does not map the segment (it replaced itself by another
+// program). A free byte alone is no proof: any close of the lock file by a careless `closefrom`
+// drops it. Across namespaces, where pids say nothing, a byte that stays free for `kGraceMs` is
+// taken as death. A program that replaced one with a place by itself, and uses the segment too,
+// tells its own place from what was left under its pid, see was_here().
 //
 // Threads: any.  Fork: a child takes its own place.  Crash: the place is reaped by anyone.
 #pragma once

@@ -328,6 +328,34 @@ TEST_CASE(
   CHECK(processes(table->segment()).size() == 1);
 }
 
+TEST_CASE(
+    "what a program had that was replaced by a stranger to the segment is given up to anyone") {
+  Home home;
+  auto table = home.table();
+  REQUIRE(test::put(*table, "k", "v") == Stored::kStored);
+  Forked former([&](Steps& steps) {
+    auto own = enter(home);
+    const auto view = own->pin("k");
+    CHILD_REQUIRE(view.ok() && view->word != nullptr);
+    CHILD_REQUIRE(acquire(own->segment().stripe(0), *own->processes().self(), own->processes(),
+                          test::kShortWait) == Acquired::kClean);
+    steps.reached();
+    steps.wait();
+    execlp("sleep", "sleep", "1000", nullptr);
+    return 100;
+  });
+  REQUIRE(former.await_step());
+  CHECK(table->reap() == 0);
+  former.go_on();
+  // Its memory goes first, its name changes next; only then does it look replaced.
+  CHECK(test::await([&] { return table->reap() == 1; }));
+  CHECK(processes(table->segment()).size() == 1);
+  CHECK(totals(table->segment()).pins == 0);
+  CHECK(table->segment().stripe(0).lock.load() == 0);
+  CHECK(test::faults(table->segment()) == "");
+  CHECK_FALSE(former.wait(std::chrono::milliseconds(0)));  // its pid lives on
+}
+
 // ---- stale names ------------------------------------------------------------------------------
 
 TEST_CASE("who was taken for dead finds another place and does not disturb who has its old one") {

@@ -1,0 +1,23 @@
+// What /proc tells of a process.
+#pragma once
+
+#include <cstdint>
+
+namespace larder::shm {
+
+struct ProcessFacts {
+  bool exists = false;
+  char state = '?';               // 'Z': zombie; '?': not told
+  std::uint64_t start_ticks = 0;  // 0: not told
+};
+
+// Of a pid as this process's own PID namespace counts. What /proc does not tell is taken as life.
+ProcessFacts facts_of(std::uint32_t pid);
+
+// The inode that names this process's PID namespace; 0 where that cannot be told.
+std::uint32_t own_namespace();
+
+// Does it map the file that this process has at `address`? True when that cannot be told.
+bool may_map(std::uint32_t pid, const void* address);
+
+}  // namespace larder::shm
