@@ -81,6 +81,7 @@ class Afterwards {
     expect(faults.empty(), std::string(when) + ": " + faults);
     const shm::Totals totals = shm::totals(*segment_);
     expect_none(totals.pins, "pins");
+    expect_none(totals.loads, "loads");
     expect_none(totals.locked_stripes, "locked stripes");
     expect_none(totals.bypassed_stripes, "bypassed stripes");
     expect_none(totals[shm::Counter::kLocksLost], "locks lost");

@@ -19,11 +19,11 @@ namespace {
 
 const char* deed_name(Deed deed) {
   static constexpr const char* kNames[] = {
-      "nothing", "start",      "get",    "get_many", "contains", "pin",      "unpin",
-      "set_new", "overwrite",  "larger", "expiring", "remove",   "flush",    "fill",
-      "own_set", "own_remove", "clear",  "drop",     "resync",   "election", "term",
-      "apply",   "step_down",  "reap",   "mend",     "check",    "fork",     "exec",
-      "exit",    "attach",     "detach"};
+      "nothing",  "start",     "get",     "get_many",   "contains", "pin",   "unpin",
+      "set_new",  "overwrite", "larger",  "expiring",   "remove",   "flush", "fill",
+      "load",     "load wait", "own_set", "own_remove", "clear",    "drop",  "resync",
+      "election", "term",      "apply",   "step_down",  "reap",     "mend",  "check",
+      "fork",     "exec",      "exit",    "attach",     "detach"};
   static_assert(std::size(kNames) == kDeeds);
   return kNames[static_cast<std::size_t>(deed)];
 }

@@ -32,6 +32,8 @@ enum class Deed : unsigned {
   kRemove,
   kFlush,
   kFill,
+  kLoad,
+  kLoadWait,
   kOwnSet,
   kOwnRemove,
   kClear,
@@ -81,6 +83,7 @@ struct FollowedKey {
   // The newest one that its own writer completed, {epoch:22, seq:42}. Of that epoch only: who knows
   // of it are guards, and an epoch starts without any; then the event is what counts.
   std::atomic<std::uint64_t> own;
+  std::atomic<std::uint64_t> loads;  // claimed so far
 };
 inline constexpr unsigned kSeqBits = 42;
 

@@ -150,8 +150,9 @@ class Worker {
       case 10:
         return read_followed();
       case 11:
-      case 12:
         return fill();
+      case 12:
+        return load();
       case 13:
       case 14:
         return change_followed();
@@ -409,6 +410,38 @@ class Worker {
     if (!reply.value) return;
     const std::string value = value_of(*reply.value);
     (void)followed_->fill({key, value}, sample, id_of(reply.reach));
+  }
+
+  // As fill(), one at a time; some take longer than their lease.
+  void load() {
+    const unsigned index = any_key();
+    const std::string key = followed_key(index);
+    FollowedKey& state = shared_.followed[index];
+    const std::chrono::milliseconds length(random_.below(20));
+    shm::LoadLease lease;
+    const shm::Claimed claimed = followed_->claim_load(key, length, lease);
+    if (claimed == shm::Claimed::kNoWord) return fill();
+    if (claimed == shm::Claimed::kOther) {
+      const Doing doing(*seat_, Deed::kLoadWait);
+      (void)followed_->wait_for_load(key, std::chrono::milliseconds(random_.below(50)));
+      return;
+    }
+    const Doing doing(*seat_, Deed::kLoad);
+    const std::uint64_t mine = ++state.loads;
+    const Sample sample = followed_->sample(key);
+    travel();
+    const Ledger::Reply reply = shared_.ledger.get(index);
+    travel();
+    const std::uint64_t loads = state.loads;
+    if (shm::Loads::is_held(lease) && loads != mine) {
+      wrong("load", key, "two have its lease", {reply.reach, life_.seat, 0}, {});
+    }
+    maybe_ambush();
+    if (reply.value) {
+      const std::string value = value_of(*reply.value);
+      (void)followed_->fill({key, value}, sample, id_of(reply.reach), lease);
+    }
+    if (!random_.one_in(50)) shm::Loads::end(lease);  // else its time must end it
   }
 
   void change_followed() {
