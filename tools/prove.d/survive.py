@@ -1,8 +1,8 @@
 """Makes the figures of tools/prove survive; one subcommand a point, named in survive.points.
 
-The kill campaign takes half an hour on two cores and the storm ten minutes, so the points of each
-share one run: what it printed stays in build/kill, and is used again as long as the program is the
-same.
+The kill campaign takes half an hour on two cores, the storm ten minutes and the handovers four, so
+the points of each share one run: what it printed stays in build/kill, and is used again as long as
+the program is the same.
 """
 import hashlib
 import json
@@ -12,68 +12,73 @@ import subprocess
 import sys
 
 BUILD = pathlib.Path('build/kill')
-PROGRAM = BUILD / 'tests/larder-kill'
-HANDOVER = BUILD / 'tests/larder-handover'
-STORM = BUILD / 'tests/larder-storm'
-STORM_SECONDS, NAMESPACES_SECONDS = (15, 15) if os.environ.get('PROVE_QUICK') == '1' else (600, 60)
-VIOLATIONS = ('wrong', 'faults', 'crashes', 'stuck', 'leaks')
+KILL, HANDOVER, STORM = (BUILD / 'tests' / name
+                         for name in ('larder-kill', 'larder-handover', 'larder-storm'))
 QUICK = os.environ.get('PROVE_QUICK') == '1'
 SEED = os.environ.get('PROVE_SEED', '1')
-SAMPLE = ['--every-operation', '61'] if QUICK else []
-SABOTAGE = os.environ.get('LARDER_SABOTAGE')
-FEW_TURNS = ['--kills', '20', '--stops', '2', '--read-turns', '5'] if QUICK else []
+WRONG_IN_STORM = ('wrong', 'faults', 'crashes', 'stuck', 'leaks')
 
 
 def build():
     """Optimised as a release, with what tells the source line of an instruction."""
+    programs = ' '.join(program.name for program in (KILL, HANDOVER, STORM))
     script = '. tools/lib.sh; ensure_packages "${build_packages[@]}" "${test_packages[@]}" ' \
              'binutils patch; ' \
              f'configure {BUILD} -Dbuildtype=release -Ddebug=true -Dtests=true; ' \
-             f'meson compile -C {BUILD} larder-kill larder-handover larder-storm'
+             f'meson compile -C {BUILD} {programs}'
     made = subprocess.run(['bash', '-euo', 'pipefail', '-c', script], stdout=sys.stderr, check=False)
     if made.returncode:
         sys.exit('the build failed; its output is above')
 
 
-def campaign():
-    """Its sums, and the file with the instructions that it killed at."""
-    mark = hashlib.sha256(PROGRAM.read_bytes() + repr((SAMPLE, SEED)).encode()).hexdigest()[:16]
-    sums, instructions = BUILD / f'kill-{mark}.json', BUILD / f'kill-{mark}.instructions'
-    if not sums.exists():
-        done = subprocess.run([PROGRAM, '--json', '--seed', SEED, '--instructions', instructions,
-                               *SAMPLE], stdout=subprocess.PIPE, text=True, check=False)
+def kept(program, *options, instructions=False):
+    """What a run printed, one JSON object last, and where its instructions are. A run may end with
+    1: then its report says what is wrong."""
+    options = [*options, '--seed', SEED]
+    of = program.read_bytes() + repr((options, os.environ.get('LARDER_SABOTAGE'))).encode()
+    mark = hashlib.sha256(of).hexdigest()[:16]
+    output = BUILD / f'{program.name}-{mark}.output'
+    addresses = output.with_suffix('.instructions')
+    if not output.exists():
+        if instructions:
+            options += ['--instructions', addresses]
+        done = subprocess.run([program, *options], stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode not in (0, 1):
-            sys.exit(f'{PROGRAM} ended with status {done.returncode}')
-        sums.write_text(done.stdout.splitlines()[-1])
-    return json.loads(sums.read_text()), instructions
+            sys.exit(f'{program} ended with status {done.returncode}: {done.stdout}')
+        output.write_text(done.stdout)
+    *progress, last = output.read_text().splitlines()
+    return progress, json.loads(last), addresses
+
+
+def report(figure, **more):
+    print(json.dumps({'samples': [figure], 'figure': figure, **more}))
+
+
+# ---- killed at each instruction ------------------------------------------------------------------
+
+def campaign():
+    return kept(KILL, '--json', *(['--every-operation', '61'] if QUICK else []), instructions=True)
 
 
 def kill(figure):
-    sums, _ = campaign()
+    _, sums, _ = campaign()
     for line in sums['violations']:
         print(line.splitlines()[0])
-    print(json.dumps({'samples': [sums[figure]], 'figure': sums[figure], **sums}))
+    report(sums[figure], **sums)
 
 
 def stores():
-    _, instructions = campaign()
-    os.execvp('python3', ['python3', 'tests/kill/stores.py', PROGRAM, instructions])
+    _, _, instructions = campaign()
+    os.execvp('python3', ['python3', 'tests/kill/stores.py', KILL, instructions])
 
+
+# ---- killed and stopped as leaders, and in a lock ------------------------------------------------
 
 def handovers():
-    """Leaders and writers killed and stopped; some four minutes, shared by the points below."""
-    of = HANDOVER.read_bytes() + repr((FEW_TURNS, SEED, SABOTAGE)).encode()
-    mark = hashlib.sha256(of).hexdigest()[:16]
-    seen = BUILD / f'handover-{mark}.json'
-    if not seen.exists():
-        done = subprocess.run([HANDOVER, '--seed', SEED, *FEW_TURNS], stdout=subprocess.PIPE,
-                              text=True, check=False)
-        if done.returncode:
-            sys.exit(f'{HANDOVER} ended with status {done.returncode}')
-        seen.write_text(done.stdout)
-    *progress, last = seen.read_text().splitlines()
+    few = ['--kills', '20', '--stops', '2', '--read-turns', '5'] if QUICK else []
+    progress, figures, _ = kept(HANDOVER, *few)
     print(*progress, sep='\n')
-    return json.loads(last)
+    return figures
 
 
 def handover(which):
@@ -86,35 +91,29 @@ def beside_stopped(which):
 
 def stale_term():
     turns = [handovers()[how] for how in ('kill', 'stop')]
-    print(json.dumps({'samples': [each['stale_term_writes'] for each in turns],
-                      'figure': sum(each['stale_term_writes'] for each in turns),
-                      'refused': sum(each['stale_term_refused'] for each in turns)}))
-def storm_report(*options):
-    """Of one storm. It ends with 1 when something was wrong, and says so in its report too."""
-    options += ('--json', '--workers', '8', '--seed', SEED)
-    mark = hashlib.sha256(STORM.read_bytes() + repr(options).encode()).hexdigest()[:16]
-    kept = BUILD / f'storm-{mark}.json'
-    if not kept.exists():
-        done = subprocess.run([STORM, *options], stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode not in (0, 1):
-            sys.exit(f'{STORM} ended with status {done.returncode}: {done.stdout}')
-        kept.write_text(done.stdout.splitlines()[-1])
-    report = json.loads(kept.read_text())
-    for complaint in report.pop('complaints'):
+    report(sum(each['stale_term_writes'] for each in turns),
+           refused=sum(each['stale_term_refused'] for each in turns))
+
+
+# ---- the storm -----------------------------------------------------------------------------------
+
+def storm_report(seconds, *options):
+    _, figures, _ = kept(STORM, '--json', '--workers', '8', '--seconds',
+                         '15' if QUICK else str(seconds), *options)
+    for complaint in figures.pop('complaints'):
         print(complaint)
-    return report
+    return figures
 
 
-def storm(*figures):
-    report = storm_report('--seconds', str(STORM_SECONDS))
-    figure = sum(report[name] for name in figures)
-    print(json.dumps({'samples': [figure], 'figure': figure, **report}))
+def storm(*names):
+    figures = storm_report(600)
+    report(sum(figures[name] for name in names), **figures)
 
 
 def namespaces():
-    report = storm_report('--seconds', str(NAMESPACES_SECONDS), '--namespaces')
-    figure = sum(report[name] for name in VIOLATIONS) + (report['pid_pairs'] == 0)
-    print(json.dumps({'samples': [figure], 'figure': figure, **report}))
+    figures = storm_report(60, '--namespaces')
+    wrong = sum(figures[name] for name in WRONG_IN_STORM)
+    report(wrong + (figures['pid_pairs'] == 0), **figures)
 
 
 if __name__ == '__main__':
