@@ -174,6 +174,7 @@ class Writer {
   // ---- recovery ----
   void sweep(std::uint64_t epoch, std::uint64_t floor);
   bool is_trustworthy(const EntryRef& entry, std::uint32_t word, std::uint32_t bucket);
+  void empty_unused_buckets();
   void raise_versions();
   void rebuild();
   void mark_pinned_runs();

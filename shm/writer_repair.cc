@@ -9,7 +9,6 @@
 namespace larder::shm {
 namespace {
 
-constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 constexpr std::memory_order kAcquire = std::memory_order_acquire;
 constexpr std::memory_order kRelease = std::memory_order_release;
 
@@ -36,6 +35,15 @@ void Writer::sweep(std::uint64_t epoch, std::uint64_t floor) {
   shrink_empty_index();
   stripe_.swept_epoch.store(epoch, kRelaxed);
   stripe_.swept_floor.store(floor, kRelaxed);
+}
+
+// What stands beyond the index in use is damage: nobody finds it, until damage says otherwise.
+void Writer::empty_unused_buckets() {
+  for (std::uint32_t b = buckets(); b < g_.buckets_per_stripe; ++b) {
+    for (auto& slot : bucket(b).slots) {
+      if (slot.load(kRelaxed) != 0) slot.store(0, kRelease);
+    }
+  }
 }
 
 // Whatever slots were cleared or replaced by us, or by a dead writer before us: from here on their
@@ -75,6 +83,7 @@ void Writer::rebuild() {
 
 void Writer::clear_everything() {
   for_each_slot([this](SlotRef at, std::uint32_t) { clear(at); });
+  empty_unused_buckets();
   raise_versions();
   rebuild();
   shrink_empty_index();
@@ -129,6 +138,7 @@ void Writer::repair() {
   });
   // Died while the index grew: what had not moved yet was not where it belongs, and is gone.
   stripe_.index.store(buckets(), kRelease);
+  empty_unused_buckets();
   raise_versions();
   rebuild();
   // A guard may have been caught between two stores: let no reply from before be stored.

@@ -12,7 +12,6 @@
 namespace larder::shm {
 namespace {
 
-constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 constexpr std::uint32_t kLeastRun = entry_granules(1, 0);
 // Holes that no entry fits are worth this part of the arena; more, and compaction is cheap.
 constexpr std::uint32_t kSlackShare = 64;

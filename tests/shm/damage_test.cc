@@ -386,6 +386,21 @@ TEST_CASE("repair drops what cannot be trusted and keeps the rest") {
   CHECK(test::faults(segment) == "");
 }
 
+TEST_CASE("repair empties what stands beyond the index in use") {
+  Home home;
+  auto table = home.table();
+  Segment& segment = table->segment();
+  const std::string key = test::keys_of_stripe(segment, 0, 1)[0];
+  REQUIRE(test::put(*table, key, "v") == Stored::kStored);
+  auto& beyond = segment.bucket(0, segment.geometry().buckets_per_stripe - 1).slots[2];
+  beyond.store(slot_of(segment, key).load());
+  CHECK_FALSE(check(segment, {.deep = false, .quiescent = false}).clean());
+  orphan(segment.stripe(0));
+  CHECK(table->drop(key) == Stored::kStored);
+  CHECK(beyond.load() == 0);
+  CHECK(test::faults(segment) == "");
+}
+
 TEST_CASE("repair keeps one of two entries that overlap, and never a mixture") {
   Home home;
   auto table = home.table();
