@@ -37,6 +37,7 @@ constexpr std::array<const char*, kCounters> kCounterNames = {
     "unpublished",
     "stale_term_writes",
     "locks_lost",
+    "corrupt",
     "loads",
     "loads_taken_over",
     "load_waits",

@@ -75,6 +75,7 @@ enum class Counter : std::uint32_t {
   kUnpublished,
   kStaleTermWrites,
   kLocksLost,
+  kCorrupt,
   kLoads,
   kLoadsTakenOver,
   kLoadWaits,

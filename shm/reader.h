@@ -48,6 +48,7 @@ struct Seen {
   std::uint32_t granule;
   const char* value;
   std::uint32_t value_bytes;
+  EntryHeader header;
 };
 
 class Reader {
@@ -233,7 +234,7 @@ class Reader {
     if (current) [[likely]] {
       // Before the copy, so that less is carried across it. A use counted in vain does no harm.
       if (promote) touch(stripe, in.use[i]);
-      use(Seen{granule, start + sizeof header + key.size(), header.value_bytes()});
+      use(Seen{granule, start + sizeof header + key.size(), header.value_bytes(), header});
     }
     if (version_after_copy(in.version) != version) return At::kMoved;
     return current && !is_expired(header) ? At::kFound : At::kAbsent;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "shm/checksum.h"
 #include "shm/clock.h"
 #include "shm/entry.h"
 #include "shm/fork.h"
@@ -119,6 +120,36 @@ class Table::Impl {
     return hold && reader_.look(wanted, promote, use) == Look::kFound;
   }
 
+  static bool is_sound(const EntryHeader& header, std::uint64_t hash, std::string_view value) {
+    return header.checksum() == entry_checksum(header, hash, value);
+  }
+
+  bool get_verified(std::string_view key, std::string& value) {
+    const Wanted wanted = reader_.want(key);
+    EntryHeader header{};
+    const bool found = read(wanted, true, [&](const Seen& seen) {
+      assign_from_shared(value, seen.value, seen.value_bytes);
+      header = seen.header;
+    });
+    const bool hit = found && is_sound(header, wanted.hash, value);
+    if (found && !hit) drop_corrupt(wanted);
+    count(hit ? Counter::kLocalHits : Counter::kLocalMisses);
+    return hit;
+  }
+
+  // What was read of the key was not what was stored. Without the lock it stays, for the next
+  // reader to find.
+  [[gnu::cold]] void drop_corrupt(const Wanted& wanted) {
+    count(Counter::kCorrupt);
+    Hold hold(*this, wanted.stripe, kTryOnly);
+    if (!hold) return;
+    const auto found = hold->find(wanted.key, wanted.hash);
+    if (!found) return;
+    const EntryRef& entry = found->entry;
+    const std::string_view value(entry.value(), entry.header.value_bytes());
+    if (!is_sound(entry.header, wanted.hash, value)) hold->discard(found->at);
+  }
+
   // Names the entry in a free pin word of this process, so that its bytes stay.
   Result<Pinned> pin(std::string_view key) {
     const auto self = processes_.self();
@@ -134,14 +165,21 @@ class Table::Impl {
     }
     const Wanted wanted = reader_.want(key);
     Pinned pinned;
-    const bool found = read(wanted, true, [&](const Seen& seen) {
+    EntryHeader header{};
+    bool found = read(wanted, true, [&](const Seen& seen) {
       pinned.pin = make_pin(wanted.stripe, seen.granule);
       word->store(pinned.pin, kRelaxed);
       // Either the version that is read after this shows that the entry went, or who frees its run
       // sees the pin.
       std::atomic_thread_fence(std::memory_order_seq_cst);
       pinned.value = {seen.value, seen.value_bytes};
+      header = seen.header;
     });
+    if (found && options_.verify_checksums && !is_sound(header, wanted.hash, pinned.value)) {
+      found = false;
+      word->store(kClaimedPin, std::memory_order_release);  // or the run would be set aside for us
+      drop_corrupt(wanted);
+    }
     count(found ? Counter::kLocalHits : Counter::kLocalMisses);
     if (!found) {
       word->store(0, std::memory_order_release);
@@ -384,7 +422,8 @@ class Table::Impl {
 Table::Table(std::shared_ptr<Segment> segment, TableOptions options)
     : impl_(std::make_unique<Impl>(std::move(segment), options)),
       reader_(impl_->reader_),
-      processes_(impl_->processes_) {}
+      processes_(impl_->processes_),
+      verify_checksums_(options.verify_checksums) {}
 Table::~Table() = default;
 
 Segment& Table::segment() noexcept { return *impl_->segment_; }
@@ -418,6 +457,10 @@ bool Table::get_again(std::string_view key, std::string& value) {
   return impl_->read_again(reader_.want(key), true, [&](const Seen& seen) {
     assign_from_shared(value, seen.value, seen.value_bytes);
   });
+}
+
+bool Table::get_verified(std::string_view key, std::string& value) {
+  return impl_->get_verified(key, value);
 }
 
 bool Table::contains(std::string_view key) const {

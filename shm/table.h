@@ -30,6 +30,8 @@ namespace larder::shm {
 struct TableOptions {
   std::chrono::milliseconds lock_timeout{100};
   std::uint64_t value_max_bytes = UINT64_MAX;  // of one value; a larger one is kTooLarge
+  // Reads compare the entry with its checksum; one that differs is a miss, counted and dropped.
+  bool verify_checksums = false;
 };
 
 // What a caller noted before it asked Redis; a change that came meanwhile refuses the store.
@@ -105,6 +107,8 @@ class Table {
   // Copies the value of `key` into `value`, whose memory is reused. False: a miss. In the header,
   // because every call on its way costs as much as a cache hit of the processor.
   [[gnu::always_inline]] bool get(std::string_view key, std::string& value) {
+    if (verify_checksums_) [[unlikely]]
+      return get_verified(key, value);
     const Look seen = reader_.look(reader_.want(key), true, [&value](const Seen& entry) {
       assign_from_shared(value, entry.value, entry.value_bytes);
     });
@@ -126,6 +130,8 @@ class Table {
     const std::size_t count = std::min(keys.size(), kBatch);
     for (std::size_t i = 0; i < count; ++i) approaches[i] = reader_.approach(keys[i]);
     for (std::size_t i = 0; i < count; ++i) reader_.approach_entry(approaches[i]);
+    if (verify_checksums_) [[unlikely]]
+      return get_batch_verified(keys.first(count), value_of);
     std::uint32_t hits = 0;
     for (std::size_t i = 0; i < count; ++i) {
       std::string& value = value_of(i);
@@ -193,10 +199,21 @@ class Table {
   class Impl;
   // Writers kept changing the key's bucket.
   [[gnu::cold]] bool get_again(std::string_view key, std::string& value);
+  [[gnu::noinline]] bool get_verified(std::string_view key, std::string& value);
+  template <class ValueOf>
+  [[gnu::noinline]] std::uint32_t get_batch_verified(std::span<const std::string_view> keys,
+                                                     ValueOf value_of) {
+    std::uint32_t hits = 0;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      hits |= static_cast<std::uint32_t>(get_verified(keys[i], value_of(i))) << i;
+    }
+    return hits;
+  }
 
   std::unique_ptr<Impl> impl_;
   const Reader reader_;
   Processes& processes_;
+  const bool verify_checksums_;
 };
 
 }  // namespace larder::shm

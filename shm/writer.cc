@@ -245,8 +245,8 @@ void Writer::retire(const Found& found) {
   free_run(found.entry.run);
 }
 
-// A slot that leads nowhere is damage. Where its bytes are nobody knows; rebuilding finds them.
-void Writer::unlink_unreadable(SlotRef at) {
+// Where its bytes are nobody knows; rebuilding finds them.
+void Writer::discard(SlotRef at) {
   slot(at).store(0, kRelease);
   bucket(at.bucket).version.fetch_add(1, std::memory_order_seq_cst);
   rebuild();
@@ -254,7 +254,7 @@ void Writer::unlink_unreadable(SlotRef at) {
 
 void Writer::evict(SlotRef at) {
   const auto entry = entry_at(at);
-  if (!entry) return unlink_unreadable(at);
+  if (!entry) return discard(at);  // damage
   const HotWords& hot = segment_.superblock().hot;
   if (is_expired(entry->header)) {
     count(Counter::kExpirations);

@@ -65,6 +65,8 @@ class Writer {
   // Like a put that does not fit. Returns false.
   bool give_up(const Found* held);
   void erase(const Found& found);
+  // Drops an entry of which nothing may be believed, its length included.
+  void discard(SlotRef at);
 
   Guard& guard_of(std::uint64_t hash);
   // Nothing at or below `seq` may be stored by who asked Redis earlier.
@@ -143,7 +145,6 @@ class Writer {
   // Clears the slot; what it pointed at is free afterwards, or set aside for who pinned it.
   void unlink(const Found& found);
   void retire(const Found& found);
-  void unlink_unreadable(SlotRef at);
   void evict(SlotRef at);
   void count_in(std::uint64_t granules, std::uint64_t payload_bytes);
   void count_out(const EntryRef& entry);

@@ -132,7 +132,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       : options_(std::move(options)),
         logger_(options_.logger ? options_.logger : std::make_shared<SilentLogger>()),
         node_id_(std::move(node_id)),
-        table_(std::move(segment), {options_.lock_timeout, options_.value_max_bytes}) {
+        table_(std::move(segment),
+               {options_.lock_timeout, options_.value_max_bytes, options_.verify_checksums}) {
     if (!client) return;
     leader_options_ = leader_options(options_, client->endpoint);
     client_.emplace(std::move(*client));
@@ -306,6 +307,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     s.unpublished = t[Counter::kUnpublished];
     s.stale_term_writes = t[Counter::kStaleTermWrites];
     s.locks_lost = t[Counter::kLocksLost];
+    s.corrupt = t[Counter::kCorrupt];
     s.segment_bytes = table_.segment().geometry().segment_bytes;
     s.live_bytes = t.live_bytes;
     s.pinned_bytes = t.pinned_bytes;

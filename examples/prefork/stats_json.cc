@@ -33,6 +33,7 @@ void add_values(Json& json, const larder::Stats& stats) {
   json["expirations"] = stats.expirations;
   json["lock_timeouts"] = stats.lock_timeouts;
   json["takeovers"] = stats.takeovers;
+  json["corrupt"] = stats.corrupt;
   json["wipes"] = stats.wipes;
 }
 

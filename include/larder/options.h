@@ -96,6 +96,11 @@ struct Options {
   std::chrono::milliseconds default_ttl{0};
   // How long a write waits for a stripe of the segment that another process holds. 1 ms to 10 s.
   std::chrono::milliseconds lock_timeout{100};
+  // Reads compare what they find with the checksum that was stored with it. Bytes that something
+  // other than larder changed are then a miss, counted as `corrupt` and dropped. Off: only
+  // `shmctl check --deep` and repair look. Each process chooses for itself; a hit of 1 KiB takes
+  // about a quarter longer.
+  bool verify_checksums = false;
   // Names this process's cache in events. Empty: $POD_NAME, else the host's name. A random part is
   // always added, so that two nodes never share an id.
   std::string node_id;

@@ -28,6 +28,7 @@ struct Stats {
   std::uint64_t expirations = 0;     // entries found past their life
   std::uint64_t lock_timeouts = 0;   // bounded waits for a stripe that ran out
   std::uint64_t takeovers = 0;       // stripes taken over from a dead process and repaired
+  std::uint64_t corrupt = 0;         // reads of changed bytes, found with verify_checksums
   std::uint64_t wipes = 0;           // stripes emptied because that was the safe thing
 
   // Sync.

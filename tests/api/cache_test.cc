@@ -206,6 +206,65 @@ TEST_CASE("without Redis values live as long as they were given, or as default_t
   CHECK(value_of(cache, "long") == "v");
 }
 
+// Something that is not larder changes a byte of a value, wherever copies of it were left.
+static void damage(const Options& options, std::string_view value) {
+  auto segment = shm::Segment::attach(shm::Segment::path_of(options.directory, options.name),
+                                      shm::Access::kReadWrite);
+  REQUIRE(segment.ok());
+  char* begin = reinterpret_cast<char*>(&(*segment)->superblock());
+  const std::string_view all(begin, options.segment_bytes);
+  std::size_t found = all.find(value);
+  REQUIRE(found != std::string_view::npos);
+  for (; found != std::string_view::npos; found = all.find(value)) {
+    begin[found + value.size() / 2] ^= 1;
+  }
+}
+
+TEST_CASE("with verify_checksums bytes that something else changed are a miss, by every read") {
+  const TempDir folder;
+  Options options = host_options(folder, "alone", "");
+  Cache plain = open(options);
+  options.verify_checksums = true;
+  Cache cache = open(options);
+  const std::string value = "a value that is not found anywhere else";
+  const auto set = [&] {
+    must(cache.set("k", value));
+    damage(options, value);
+  };
+  set();
+  CHECK(value_of(plain, "k"));
+  CHECK_FALSE(value_of(cache, "k"));
+  CHECK_FALSE(value_of(plain, "k"));
+  set();
+  const std::string_view keys[] = {"k"};
+  Lookup lookups[1];
+  must(cache.get_many(keys, lookups));
+  CHECK_FALSE(lookups[0].hit());
+  set();
+  const auto view = cache.view("k");
+  REQUIRE(view.ok());
+  CHECK_FALSE(*view);
+  CHECK(cache.stats().corrupt == 3);
+  must(cache.set("k", value));
+  CHECK(value_of(cache, "k") == value);
+  CHECK(cache.stats().corrupt == 3);
+}
+
+TEST_CASE("with verify_checksums changed bytes are fetched again from Redis") {
+  RedisServer server;
+  const TempDir folder;
+  Options options = host_options(folder, "host", server.unix_socket());
+  options.verify_checksums = true;
+  Host host(options);
+  const std::string value = "a value that is not found anywhere else";
+  must(host.cache.set("k", value));
+  damage(options, value);
+  const Lookup found = must(host.cache.get("k"));
+  CHECK(found.source == Source::kRemote);
+  CHECK(found.value == value);
+  CHECK(local(host.cache, "k") == value);
+}
+
 TEST_CASE("two caches with two names in one process do not mix") {
   const TempDir folder;
   Cache one = open(host_options(folder, "one", ""));

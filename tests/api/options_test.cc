@@ -180,6 +180,7 @@ TEST_CASE("sizes and durations have their bounds") {
   refuses([](Options& o) { o.default_ttl = milliseconds{-1}; }, {"default_ttl is -1", "0 to"});
   refuses([](Options& o) { o.default_ttl = milliseconds::max(); }, {"default_ttl"});
 
+  accepts([](Options& o) { o.verify_checksums = true; });
   refuses([](Options& o) { o.lock_timeout = milliseconds{0}; }, {"lock_timeout is 0", "1 to"});
   refuses([](Options& o) { o.lock_timeout = milliseconds{10'001}; }, {"10001", "10000 ms"});
 }

@@ -401,6 +401,76 @@ TEST_CASE("repair empties what stands beyond the index in use") {
   CHECK(test::faults(segment) == "");
 }
 
+TEST_CASE("with verify_checksums a read of a changed byte is a miss that drops the entry") {
+  Home home;
+  auto plain = home.table();
+  Table verified(home.segment(), TableOptions{.verify_checksums = true});
+  Segment& segment = plain->segment();
+  const auto keys = test::keys_of_stripe(segment, 0, 8);
+  const auto value_of = [](const std::string& key) { return test::make_value(key, 1, 500); };
+  const auto damage = [&](const std::string& key) {
+    REQUIRE(test::put(*plain, key, value_of(key)) == Stored::kStored);
+    const auto entry = read_entry(segment, 0, slot_of(segment, key).load());
+    const_cast<char*>(entry->value())[100] ^= 1;
+  };
+  for (const std::string& key : keys) {
+    REQUIRE(test::put(*plain, key, value_of(key)) == Stored::kStored);
+    CHECK(test::read(verified, key) == value_of(key));
+  }
+  std::string value;
+
+  damage(keys[0]);
+  CHECK(plain->get(keys[0], value));
+  CHECK_FALSE(verified.get(keys[0], value));
+  CHECK_FALSE(plain->get(keys[0], value));
+  CHECK(test::counted(verified, Counter::kCorrupt) == 1);
+
+  damage(keys[1]);
+  const std::string_view asked[] = {keys[2], keys[1], keys[3]};
+  std::string values[3];
+  CHECK(verified.get_batch(asked, [&](std::size_t i) -> std::string& { return values[i]; }) == 5);
+  CHECK(values[2] == value_of(keys[3]));
+  CHECK_FALSE(plain->get(keys[1], value));
+
+  damage(keys[4]);
+  const auto pinned = verified.pin(keys[4]);
+  REQUIRE(pinned.ok());
+  CHECK(pinned->word == nullptr);
+  CHECK_FALSE(plain->get(keys[4], value));
+  CHECK(test::counted(verified, Counter::kCorrupt) == 3);
+
+  // The length too may be what was changed: nothing of its neighbours goes with the entry.
+  const auto entry = read_entry(segment, 0, slot_of(segment, keys[5]).load());
+  auto* sizes = reinterpret_cast<std::uint64_t*>(const_cast<char*>(entry->start));
+  *sizes += 3000;
+  CHECK_FALSE(verified.get(keys[5], value));
+  CHECK(test::faults(segment) == "");
+  for (const std::size_t i : {2, 3, 6, 7})
+    CHECK(test::read(verified, keys[i]) == value_of(keys[i]));
+  CHECK(test::counted(verified, Counter::kCorrupt) == 4);
+}
+
+TEST_CASE("an entry that cannot be dropped now is dropped by a later reader") {
+  Home home;
+  auto table = home.table();
+  Table verified(home.segment(), TableOptions{.verify_checksums = true});
+  Segment& segment = table->segment();
+  const std::string key = test::keys_of_stripe(segment, 0, 1)[0];
+  REQUIRE(test::put(*table, key, test::make_value(key, 1, 500)) == Stored::kStored);
+  const auto entry = read_entry(segment, 0, slot_of(segment, key).load());
+  const_cast<char*>(entry->value())[100] ^= 1;
+  std::string value;
+  const auto self = table->processes().self();
+  REQUIRE(self.ok());
+  segment.stripe(0).lock.store(*self);  // alive, and not letting go
+  CHECK_FALSE(verified.get(key, value));
+  CHECK(table->get(key, value));
+  segment.stripe(0).lock.store(0);
+  CHECK_FALSE(verified.get(key, value));
+  CHECK_FALSE(table->get(key, value));
+  CHECK(test::counted(verified, Counter::kCorrupt) == 2);
+}
+
 TEST_CASE("repair keeps one of two entries that overlap, and never a mixture") {
   Home home;
   auto table = home.table();

@@ -20,7 +20,8 @@ void declare_backends(CLI::App& app, Arguments& a) {
   if (!a.compare) {
     add_list(app, "--variant", a.backends,
              "larder: into a reused buffer; larder-fresh: a value of its own; larder-many: 32 "
-             "keys at once; larder-view: pinned, not copied",
+             "keys at once; larder-view: pinned, not copied; larder-verify: "
+             "like larder, with verify_checksums",
              CLI::IsMember(names_where(true)));
     return;
   }

@@ -15,6 +15,7 @@ const std::vector<Known>& known() {
       {"larder-fresh", make_larder, ""},
       {"larder-many", make_larder, ""},
       {"larder-view", make_larder, ""},
+      {"larder-verify", make_larder, ""},
       {"raw", make_raw, ""},
       {"umap-shared-mutex", make_map, ""},
       {"umap-mutex", make_map, ""},

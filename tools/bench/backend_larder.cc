@@ -108,6 +108,24 @@ class Pinned : public Larder {
   std::optional<View> view_;
 };
 
+// Like Reused, and each value's checksum is verified.
+class Verified : public Reused {
+ public:
+  Status open(const Setting& setting) {
+    Options options = setting.larder->options();
+    options.verify_checksums = true;
+    auto cache = Cache::open(options);
+    if (!cache) return cache.status();
+    own_.emplace(std::move(*cache));
+    Setting with_own = setting;
+    with_own.larder = &*own_;
+    return Reused::open(with_own);
+  }
+
+ private:
+  std::optional<Cache> own_;
+};
+
 }  // namespace
 
 std::unique_ptr<Backend> make_larder(const std::string& name) {
@@ -115,6 +133,7 @@ std::unique_ptr<Backend> make_larder(const std::string& name) {
   if (name == "larder-fresh") return backend_of<Fresh>(name);
   if (name == "larder-many") return backend_of<Many>(name);
   if (name == "larder-view") return backend_of<Pinned>(name);
+  if (name == "larder-verify") return backend_of<Verified>(name);
   return nullptr;
 }
 
