@@ -32,6 +32,8 @@ trap 'exit 143' TERM
     libmsgpack-cxx-dev nlohmann-json3-dev libcli11-dev libxxhash-dev libzstd-dev)
   run_packages=(redis-server redis-tools curl)
   test_packages=(doctest-dev)
+  # libFuzzer, and what reads its coverage.
+  fuzz_packages=(clang-16 libclang-rt-16-dev llvm-16)
   # What larder-bench compares with; left out where they are missing.
   bench_packages=(liblmdb-dev libmemcached-dev memcached)
   lint_packages=(git clang-format clang-tidy shellcheck ccache)
