@@ -10,7 +10,7 @@ constexpr std::string_view kAlphabet =
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 constexpr std::uint8_t kNotInAlphabet = 0xff;
 
-constexpr std::array<std::uint8_t, 256> make_sextets() {
+consteval std::array<std::uint8_t, 256> make_sextets() {
   std::array<std::uint8_t, 256> sextets{};
   sextets.fill(kNotInAlphabet);
   for (std::size_t i = 0; i < kAlphabet.size(); ++i) {

@@ -125,7 +125,7 @@ def crashes():
 
 def coverage():
     """Of the corpus alone: nothing is mutated."""
-    build(COVERAGE, '-Dcpp_args=-fprofile-instr-generate,-fcoverage-mapping',
+    build(COVERAGE, '-Dcpp_args="-fprofile-instr-generate -fcoverage-mapping"',
           '-Dcpp_link_args=-fprofile-instr-generate')
     with tempfile.TemporaryDirectory() as folder:
         raw = [f'{folder}/{target}.raw' for target in TARGETS]
