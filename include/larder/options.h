@@ -98,8 +98,8 @@ struct Options {
   std::chrono::milliseconds lock_timeout{100};
   // Reads compare what they find with the checksum that was stored with it. Bytes that something
   // other than larder changed are then a miss, counted as `corrupt` and dropped. Off: only
-  // `shmctl check --deep` and repair look. Each process chooses for itself; a hit of 1 KiB takes
-  // about a quarter longer.
+  // `shmctl check --deep` and repair look. Each process chooses for itself. A hit takes about 1.6
+  // times as long.
   bool verify_checksums = false;
   // Names this process's cache in events. Empty: $POD_NAME, else the host's name. A random part is
   // always added, so that two nodes never share an id.
