@@ -44,8 +44,8 @@ struct LockFile::Shared {
   ForkMutex fd_mutex;
   ForkMutex process_mutex;
   ForkMutex leader_mutex;
-  // The fork generation that keeps each byte; 0: none.
-  std::array<std::atomic<std::uint64_t>, kMaxPlaces + 1> keepers{};
+  // The process that keeps each byte, by its pid: a child's copy is its parent's. 0: none.
+  std::array<std::atomic<pid_t>, kMaxPlaces + 1> keepers{};
 
   Status open();
   bool is_ours(int some_fd) const noexcept {
@@ -168,10 +168,10 @@ bool LockFile::held_by_other(off_t byte) const noexcept {
 }
 
 void LockFile::keep(off_t byte) noexcept {
-  shared_->keepers[static_cast<std::size_t>(byte)].store(fork_generation());
+  shared_->keepers[static_cast<std::size_t>(byte)].store(getpid());
 }
 bool LockFile::keeps(off_t byte) const noexcept {
-  return shared_->keepers[static_cast<std::size_t>(byte)].load() == fork_generation();
+  return shared_->keepers[static_cast<std::size_t>(byte)].load() == getpid();
 }
 
 bool LockFile::is_shared() const {

@@ -1,5 +1,7 @@
 #include "tests/kill/afterlife.h"
 
+#include <signal.h>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdio>
@@ -206,8 +208,12 @@ std::string Afterlife::show(const Image& image, pid_t dead) {
   block->instance = kInstance;
   for (std::uint32_t i = 0; i < block->geometry.place_count; ++i) {
     auto* place = reinterpret_cast<shm::Place*>(bytes.data() + block->geometry.places_offset) + i;
-    // The same pid, another start time: that process is gone.
-    if (place->pid.load() == static_cast<std::uint32_t>(dead)) place->start_ticks.fetch_add(1);
+    const auto pid = static_cast<pid_t>(place->pid.load());
+    if (pid == dead) {
+      place->start_ticks.fetch_add(1);  // the same pid, another start time: that process is gone
+    } else if (pid > 0 && ::kill(pid, 0) == 0) {
+      place->pid_namespace.fetch_add(1);  // out of sight, or its lack of this mapping would show
+    }
   }
   if (segment_ != nullptr) {
     std::memcpy(test::at(*segment_, 0), bytes.data(), bytes.size());

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "larder/cache.h"
+#include "shm/fork.h"
 #include "shm/table.h"
 #include "tests/support/forked.h"
 #include "tests/support/host.h"
@@ -288,6 +289,7 @@ TEST_CASE(
   const TempDir folder;
   const Options options = host_options(folder, "alone", "");
   const std::string path = shm::Segment::path_of(options.directory, options.name);
+  (void)shm::fork_generation();  // from here on the two copies count forks differently
   test::Forked owner([&](test::Steps& steps) {
     auto cache = Cache::open(options);
     CHILD_REQUIRE(cache.ok());
