@@ -17,8 +17,62 @@
 
 namespace larder::shm {
 
+struct LockFile::Shared {
+  std::string path;
+  int fd = -1;
+  dev_t device = 0;
+  ino_t inode = 0;
+  int users = 0;
+  ForkMutex fd_mutex;
+  ForkMutex process_mutex;
+  ForkMutex leader_mutex;
+  // The generation that keeps each byte, see Registry; 0: none.
+  std::array<std::atomic<std::uint64_t>, kMaxPlaces + 1> keepers{};
+
+  Status open();
+  bool is_ours(int some_fd) const noexcept {
+    struct stat file {};
+    return fstat(some_fd, &file) == 0 && file.st_dev == device && file.st_ino == inode;
+  }
+};
+
+namespace {
+
+struct Registry {
+  std::mutex mutex;
+  std::map<std::uint64_t, LockFile::Shared> files;  // by the segment's instance
+  // fork_generation() of the copy of larder that made this: each counts forks for itself.
+  std::uint64_t (*generation)() noexcept;
+};
+
+void* new_registry();
+
+}  // namespace
+
+// Exported and inline, so that the linkers merge its variable: a program that has larder twice
+// still has one registry. A pointer without a type, because a variable of a type that is private to
+// this file would be private too. Whoever changes Registry changes the number in the name.
+inline __attribute__((visibility("default"))) void* lock_file_registry_3() {
+  static void* const registry =
+      new_registry();  // never destroyed: locks outlive static destructors
+  return registry;
+}
+
+static Registry& registry() { return *static_cast<Registry*>(lock_file_registry_3()); }
+
+namespace {
+// A child must not inherit the mutex locked, or the map half changed, by another thread.
+void* new_registry() {
+  pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); },
+                 [] { registry().mutex.unlock(); });
+  return new Registry{{}, {}, []() noexcept { return fork_generation(); }};
+}
+}  // namespace
+
+static constexpr int kOpenFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+
 bool ForkMutex::try_lock() noexcept {
-  const std::uint64_t here = fork_generation();
+  const std::uint64_t here = registry().generation();
   std::uint64_t holder = holder_.load(std::memory_order_relaxed);
   if (holder == here) return false;
   // acquire: pairs with the release in unlock().
@@ -34,58 +88,6 @@ void ForkMutex::lock() noexcept {
 }
 
 void ForkMutex::unlock() noexcept { holder_.store(0, std::memory_order_release); }
-
-struct LockFile::Shared {
-  std::string path;
-  int fd = -1;
-  dev_t device = 0;
-  ino_t inode = 0;
-  int users = 0;
-  ForkMutex fd_mutex;
-  ForkMutex process_mutex;
-  ForkMutex leader_mutex;
-  // The process that keeps each byte, by its pid: a child's copy is its parent's. 0: none.
-  std::array<std::atomic<pid_t>, kMaxPlaces + 1> keepers{};
-
-  Status open();
-  bool is_ours(int some_fd) const noexcept {
-    struct stat file {};
-    return fstat(some_fd, &file) == 0 && file.st_dev == device && file.st_ino == inode;
-  }
-};
-
-namespace {
-
-struct Registry {
-  std::mutex mutex;
-  std::map<std::uint64_t, LockFile::Shared> files;  // by the segment's instance
-};
-
-void* new_registry();
-
-}  // namespace
-
-// Exported and inline, so that the linkers merge its variable: a program that has larder twice
-// still has one registry. A pointer without a type, because a variable of a type that is private to
-// this file would be private too. Whoever changes Registry changes the number in the name.
-inline __attribute__((visibility("default"))) void* lock_file_registry_2() {
-  static void* const registry =
-      new_registry();  // never destroyed: locks outlive static destructors
-  return registry;
-}
-
-static Registry& registry() { return *static_cast<Registry*>(lock_file_registry_2()); }
-
-namespace {
-// A child must not inherit the mutex locked, or the map half changed, by another thread.
-void* new_registry() {
-  pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); },
-                 [] { registry().mutex.unlock(); });
-  return new Registry;
-}
-}  // namespace
-
-static constexpr int kOpenFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
 
 Result<std::shared_ptr<LockFile>> LockFile::open(const std::string& path, std::uint64_t instance) {
   // First, so that want of memory leaves no descriptor behind.
@@ -168,10 +170,10 @@ bool LockFile::held_by_other(off_t byte) const noexcept {
 }
 
 void LockFile::keep(off_t byte) noexcept {
-  shared_->keepers[static_cast<std::size_t>(byte)].store(getpid());
+  shared_->keepers[static_cast<std::size_t>(byte)].store(registry().generation());
 }
 bool LockFile::keeps(off_t byte) const noexcept {
-  return shared_->keepers[static_cast<std::size_t>(byte)].load() == getpid();
+  return shared_->keepers[static_cast<std::size_t>(byte)].load() == registry().generation();
 }
 
 bool LockFile::is_shared() const {

@@ -30,7 +30,7 @@ class ForkMutex {
   void unlock() noexcept;
 
  private:
-  std::atomic<std::uint64_t> holder_{0};  // fork generation of the holder; another's: free
+  std::atomic<std::uint64_t> holder_{0};  // generation of the holder; another's: free
 };
 
 class LockFile {

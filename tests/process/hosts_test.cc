@@ -314,6 +314,27 @@ TEST_CASE(
   CHECK((*segment)->lock_file()->held_by_other(all[0].place));
 }
 
+TEST_CASE("schedule 5b, the leader: while one copy of the library leads, another cannot") {
+  const RedisServer server;
+  const TempDir folder;
+  const Options options = host_options(folder, "one", server.unix_socket());
+  (void)shm::fork_generation();
+  test::Forked owner([&](test::Steps&) {
+    auto cache = Cache::open(options);
+    CHILD_REQUIRE(cache.ok());
+    CHILD_REQUIRE(cache->start().ok());
+    CHILD_REQUIRE(await([&] { return cache->in_sync(); }));
+    auto segment = shm::Segment::attach(shm::Segment::path_of(options.directory, options.name),
+                                        shm::Access::kReadWrite);
+    CHILD_REQUIRE(segment.ok());
+    shm::Table second(*segment, shm::TableOptions{});
+    CHILD_REQUIRE(second.join().ok());
+    CHILD_REQUIRE(!second.processes().try_lead());
+    return 0;
+  });
+  CHECK(owner.wait() == 0);
+}
+
 TEST_CASE("when all workers are restarted, what they left is not served as in sync") {
   TwoHosts t;
   REQUIRE(t.a.workers[0].set("k", "old").ok());
