@@ -113,6 +113,7 @@ std::string layout_text() {
   FIELD(Place, start_ticks);
   FIELD(Place, attached_ms);
   FIELD(Place, pins_used);
+  FIELD(Place, program);
   FIELD(Place, pins);
   FIELD(Place, counters);
   FIELD(Place, thread_counters);

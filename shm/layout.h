@@ -206,6 +206,7 @@ struct alignas(kCacheLine) Place {
   Atomic<std::uint64_t> start_ticks;    // of /proc/PID/stat: tells a recycled pid
   Atomic<std::uint64_t> attached_ms;    // CLOCK_BOOTTIME
   Atomic<std::uint32_t> pins_used;      // of `pins`, the first so many were ever used
+  Atomic<std::uint64_t> program;        // see own_program(): another one after exec
   // What this process's views point at, as pin words; primary while the process lives.
   alignas(kCacheLine) Atomic<std::uint64_t> pins[kPins];
   // The second block is for threads other than the one that registered; see Processes::count.

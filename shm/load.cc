@@ -115,6 +115,15 @@ bool Loads::wait(std::uint64_t hash, std::chrono::milliseconds timeout) {
   }
 }
 
+void Loads::end_late() noexcept {
+  const std::uint64_t now = now_ms();
+  for (std::uint32_t i = 0; i < segment_.geometry().load_count; ++i) {
+    Atomic<std::uint64_t>& word = segment_.load(i);
+    const std::uint64_t claim = word.load(kRelaxed);
+    if (claim != 0 && left_of(claim, now) == 0) replace(word, claim, 0);
+  }
+}
+
 bool Loads::end(LoadLease& load) noexcept {
   const LoadLease ended = load;
   load = {};

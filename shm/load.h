@@ -45,6 +45,8 @@ class Loads {
   bool wait(std::uint64_t hash, std::chrono::milliseconds timeout);
   // Lets the waiters look. False: it was not ours any more.
   static bool end(LoadLease& load) noexcept;
+  // Clears claims whose time is over: a word's time comes round again in three days.
+  void end_late() noexcept;
   // Has nobody taken it over?
   static bool is_held(const LoadLease& load) noexcept;
 

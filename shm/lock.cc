@@ -1,6 +1,7 @@
 #include "shm/lock.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "shm/clock.h"
 #include "shm/futex.h"
@@ -46,8 +47,8 @@ Acquired acquire_taken(Stripe& stripe, std::uint32_t self, Processes& processes,
     const std::uint64_t now = now_ms();
     if (slept || now >= deadline) {
       bool taken = false;
-      const bool dead = processes.with_dead(
-          word, [&] { taken = swap_word(stripe, word, self | (word & kWaiters)); });
+      const auto claim = [&] { taken = swap_word(stripe, word, self | (word & kWaiters)); };
+      const bool dead = processes.with_dead(word, std::ref(claim));  // no room needed for it
       if (taken) return Acquired::kFromDead;
       if (dead) continue;  // somebody else took over between
     }

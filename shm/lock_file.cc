@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "shm/fork.h"
 #include "shm/layout.h"
@@ -26,10 +27,12 @@ struct LockFile::Shared {
   ForkMutex fd_mutex;
   ForkMutex process_mutex;
   ForkMutex leader_mutex;
-  // The generation that keeps each byte, see Registry; 0: none.
-  std::array<std::atomic<std::uint64_t>, kMaxPlaces + 1> keepers{};
+  // The generation of the process that holds each byte, see Registry; a child's copy says 0 or its
+  // parent's.
+  std::array<std::atomic<std::uint64_t>, kMaxPlaces + 1> holders{};
 
   Status open();
+  void open_anew() noexcept;
   bool is_ours(int some_fd) const noexcept {
     struct stat file {};
     return fstat(some_fd, &file) == 0 && file.st_dev == device && file.st_ino == inode;
@@ -138,27 +141,39 @@ struct flock byte_lock(short type, off_t byte) {
 }
 }  // namespace
 
+// Who closed it has dropped the locks. What nobody else took meanwhile is ours again.
+void LockFile::Shared::open_anew() noexcept {
+  fd = ::open(path.c_str(), kOpenFlags);
+  if (fd < 0) return;
+  if (!is_ours(fd)) {
+    ::close(std::exchange(fd, -1));
+    return;
+  }
+  const std::uint64_t here = registry().generation();
+  for (std::size_t byte = 0; byte < holders.size(); ++byte) {
+    struct flock lock = byte_lock(F_WRLCK, static_cast<off_t>(byte));
+    if (holders[byte].load() == here) (void)fcntl(fd, F_SETLK, &lock);
+  }
+}
+
 // A careless closefrom() may have closed it, and its number may stand for another file by now, on
 // which locks would succeed and mean nothing. Then the file is opened anew; -1 when it is gone.
 int LockFile::descriptor() const noexcept {
   std::lock_guard hold(shared_->fd_mutex);
-  if (shared_->is_ours(shared_->fd)) [[likely]]
-    return shared_->fd;
-  shared_->fd = ::open(shared_->path.c_str(), kOpenFlags);
-  if (shared_->fd >= 0 && !shared_->is_ours(shared_->fd)) {
-    ::close(shared_->fd);
-    shared_->fd = -1;
-  }
+  if (!shared_->is_ours(shared_->fd)) [[unlikely]]
+    shared_->open_anew();
   return shared_->fd;
 }
 
 bool LockFile::lock(off_t byte) noexcept {
   struct flock lock = byte_lock(F_WRLCK, byte);
-  return fcntl(descriptor(), F_SETLK, &lock) == 0;
+  if (fcntl(descriptor(), F_SETLK, &lock) != 0) return false;
+  shared_->holders[static_cast<std::size_t>(byte)].store(registry().generation());
+  return true;
 }
 
 void LockFile::unlock(off_t byte) noexcept {
-  shared_->keepers[static_cast<std::size_t>(byte)].store(0);
+  shared_->holders[static_cast<std::size_t>(byte)].store(0);
   struct flock lock = byte_lock(F_UNLCK, byte);
   (void)fcntl(descriptor(), F_SETLK, &lock);
 }
@@ -167,13 +182,6 @@ bool LockFile::held_by_other(off_t byte) const noexcept {
   struct flock lock = byte_lock(F_WRLCK, byte);
   // Cannot tell: say held, so that nobody is taken for dead.
   return fcntl(descriptor(), F_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
-}
-
-void LockFile::keep(off_t byte) noexcept {
-  shared_->keepers[static_cast<std::size_t>(byte)].store(registry().generation());
-}
-bool LockFile::keeps(off_t byte) const noexcept {
-  return shared_->keepers[static_cast<std::size_t>(byte)].load() == registry().generation();
 }
 
 bool LockFile::is_shared() const {

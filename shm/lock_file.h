@@ -46,10 +46,6 @@ class LockFile {
   void unlock(off_t byte) noexcept;
   // Held by another process? A lock of this process does not show.
   bool held_by_other(off_t byte) const noexcept;
-  // Notes that a lock on this byte is held until unlock(), and tells whether that was noted. A
-  // program that replaced itself (exec) has lost its locks and does not know of them.
-  void keep(off_t byte) noexcept;
-  bool keeps(off_t byte) const noexcept;
   // Has this process opened it more than once?
   bool is_shared() const;
 

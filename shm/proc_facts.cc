@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <cerrno>
 #include <climits>
@@ -56,14 +58,12 @@ bool next_mapping(std::FILE* maps, Mapping& mapping) {
 // From /proc/PID/stat, whose second field may hold anything, parentheses included.
 ProcessFacts facts_of(std::uint32_t pid) {
   if (pid == 0 || pid > static_cast<std::uint32_t>(INT_MAX)) return {};  // damage: nobody's
-  if (!proc_is_ours()) return {exists(pid), '?', 0};
+  if (!proc_is_ours()) return {exists(pid)};
   char path[40];
   std::snprintf(path, sizeof path, "/proc/%u/stat", pid);
   const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    // No such file also where /proc is not mounted or hides other users' processes.
-    return {errno != ENOENT || exists(pid), '?', 0};
-  }
+  // No such file also where /proc is not mounted or hides other users' processes.
+  if (fd < 0) return {exists(pid)};
   char text[1024];
   ssize_t size = 0;
   do {
@@ -71,20 +71,30 @@ ProcessFacts facts_of(std::uint32_t pid) {
   } while (size < 0 && errno == EINTR);
   const bool gone = size == 0 || (size < 0 && errno == ESRCH);  // between open and read
   ::close(fd);
-  if (size <= 0) return {!gone, '?', 0};
+  if (size <= 0) return {!gone};
   text[size] = 0;
-  ProcessFacts facts{true, '?', 0};
+  ProcessFacts facts{true};
   const char* after_name = std::strrchr(text, ')');
   if (after_name == nullptr) return facts;
+  char state = '?';
+  unsigned threads = 0;
   unsigned long long start = 0;
-  // Fields 3 (state) and 22 (start time).
-  if (std::sscanf(
-          after_name + 1,
-          " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-          &facts.state, &start) == 2) {
+  // Fields 3 (state), 20 (threads) and 22 (start time).
+  if (std::sscanf(after_name + 1,
+                  " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %u %*s %llu",
+                  &state, &threads, &start) == 3) {
+    // It looks like a zombie when its first thread has ended, and may live on in others.
+    facts.ended = (state == 'Z' || state == 'X') && threads <= 1;
     facts.start_ticks = start;
   }
   return facts;
+}
+
+std::uint64_t own_program() {
+  // Random bytes that the kernel makes at exec. Hashed, because secrets are made of them.
+  static const std::uint64_t program =
+      XXH3_64bits(reinterpret_cast<const void*>(getauxval(AT_RANDOM)), 16);
+  return program;
 }
 
 std::uint32_t own_namespace() {
@@ -114,7 +124,8 @@ bool may_map(std::uint32_t pid, const void* address) {
     if (std::strcmp(its.file, own.file) == 0) return true;
     any = true;
   }
-  return !any;  // of a process that is just ending, or another user's, nothing can be read
+  // Of a process that is just ending, or another user's, nothing can be read.
+  return !any || std::ferror(maps.get()) != 0;
 }
 
 }  // namespace larder::shm

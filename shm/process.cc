@@ -49,11 +49,11 @@ Result<std::uint32_t> Processes::enter() {
     place.pid.store(pid, kRelaxed);
     place.pid_namespace.store(own_namespace(), kRelaxed);
     place.start_ticks.store(facts_of(pid).start_ticks, kRelaxed);
+    place.program.store(own_program(), kRelaxed);
     place.attached_ms.store(now_ms(), kRelaxed);
     forget_pins(i);
     for (auto& counter : place.counters.values) counter.store(0, kRelaxed);
     for (auto& counter : place.thread_counters.values) counter.store(0, kRelaxed);
-    locks->keep(i);
     // release: who sees the place alive sees whose it is.
     place.state.store(make_state(incarnation, PlaceState::kAlive), std::memory_order_release);
     const std::uint32_t owner = make_owner(i, incarnation);
@@ -120,15 +120,16 @@ bool Processes::looks_dead(std::uint32_t index, std::uint64_t state) {
   const std::uint32_t pid = place.pid.load(kRelaxed);
   const std::uint32_t pid_namespace = place.pid_namespace.load(kRelaxed);
   const std::uint64_t start_ticks = place.start_ticks.load(kRelaxed);
+  const std::uint64_t program = place.program.load(kRelaxed);
   // Read of a place that changed hands meanwhile: not the one that was asked about.
   if (place.state.load(std::memory_order_acquire) != state) return false;
-  if (pid_namespace == own_namespace()) {
+  if (pid_namespace != 0 && pid_namespace == own_namespace()) {
     const ProcessFacts facts = facts_of(pid);
     if (facts.start_ticks != 0 && start_ticks != 0 && facts.start_ticks != start_ticks) return true;
     // Our own record locks never show as held, and a process whose first thread has ended looks
     // like a zombie: who asks is alive, unless that was another program.
-    if (pid == static_cast<std::uint32_t>(getpid())) return !segment_.lock_file()->keeps(index);
-    if (!facts.exists || facts.state == 'Z' || facts.state == 'X') return true;
+    if (pid == static_cast<std::uint32_t>(getpid())) return program != own_program();
+    if (!facts.exists || facts.ended) return true;
     // It lives, but perhaps as a program that replaced the one that had the place.
     return !may_map(pid, &segment_.superblock());
   }
@@ -158,7 +159,8 @@ bool Processes::was_here() const noexcept {
   for (std::uint32_t i = 1; i < segment_.geometry().place_count; ++i) {
     const Place& place = segment_.place(i);
     if (state_alive(place.state.load(std::memory_order_acquire)) &&
-        place.pid.load(kRelaxed) == pid && !segment_.lock_file()->keeps(i)) {
+        place.pid.load(kRelaxed) == pid && place.program.load(kRelaxed) != own_program() &&
+        place.pid_namespace.load(kRelaxed) == own_namespace()) {
       return true;
     }
   }

@@ -438,7 +438,12 @@ Status Table::join() {
   return self ? Status() : self.status();
 }
 
+void Table::bury_former_program() {
+  if (impl_->processes_.was_here() && join().ok()) impl_->processes_.leave();
+}
+
 unsigned Table::reap() {
+  impl_->loads_.end_late();
   return impl_->processes_.reap([this](std::uint32_t owner) {
     for (std::uint32_t i = 0; i < impl_->g_.stripe_count; ++i) {
       const std::uint32_t word = impl_->segment_->stripe(i).lock.load(kRelaxed);

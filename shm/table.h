@@ -96,7 +96,10 @@ class Table {
   // Takes this process's place, which every change needs. Cheap once taken. kNoSpace when the
   // process table is full of the living.
   Status join();
-  // Frees what dead processes left: their stripes, their places. Returns how many there were.
+  // Frees what the program held that this one replaced by exec: others cannot tell that it is gone
+  // while this one maps the segment too. For who may never join.
+  void bury_former_program();
+  // Frees what dead processes left: their stripes, places, loads. Returns how many there were.
   unsigned reap();
   // Drops what cannot be trusted in a stripe and makes anew what is derived. False: it was not to
   // be had within the lock timeout, because a living process holds it.

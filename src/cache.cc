@@ -134,6 +134,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
         node_id_(std::move(node_id)),
         table_(std::move(segment),
                {options_.lock_timeout, options_.value_max_bytes, options_.verify_checksums}) {
+    table_.bury_former_program();
     if (!client) return;
     leader_options_ = leader_options(options_, client->endpoint);
     client_.emplace(std::move(*client));

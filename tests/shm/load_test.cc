@@ -127,6 +127,18 @@ TEST_CASE("of two keys at one word the second is loaded without a lease, unless 
   CHECK(Loads::end(other));
 }
 
+TEST_CASE("a claim that nobody ends is cleared when its time is over, before that comes round") {
+  Home home;
+  auto table = home.table();
+  LoadLease forgotten;
+  REQUIRE(claim(*table, "k", forgotten, 1ms) == Claimed::kMine);
+  REQUIRE(table->wait_for_load("k", kPatience));
+  CHECK(loads(*table) == 1);
+  CHECK(table->reap() == 0);
+  CHECK(loads(*table) == 0);
+  CHECK_FALSE(Loads::is_held(forgotten));
+}
+
 TEST_CASE("a lease is no longer than the longest, and its word may hold any bits") {
   Home home;
   auto table = home.table();

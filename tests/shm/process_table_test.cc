@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <thread>
 
 #include "shm/lock.h"
@@ -291,6 +292,74 @@ TEST_CASE("closefrom() does not make a process lock some other file, nor close i
   CHECK(processes(table->segment()).size() == 1);
 }
 
+namespace {
+// The place of another process, which has one.
+std::uint32_t place_of(Segment& segment, pid_t pid) {
+  for (const ProcessInfo& each : processes(segment)) {
+    if (each.pid == static_cast<std::uint32_t>(pid)) return each.place;
+  }
+  return 0;
+}
+}  // namespace
+
+TEST_CASE("who closed the lock file by mistake takes its locks again at its next look") {
+  Home home;
+  auto table = home.table();
+  Forked careless([&](Steps& steps) {
+    auto own = enter(home);
+    CHILD_REQUIRE(own->processes().try_lead());
+    closefrom(3);
+    steps.stop();
+    (void)own->reap();
+    steps.stop();
+    return 0;
+  });
+  REQUIRE(careless.await_stopped());
+  LockFile& locks = *table->segment().lock_file();
+  const std::uint32_t place = place_of(table->segment(), careless.pid());
+  REQUIRE(place != 0);
+  CHECK_FALSE(locks.held_by_other(place));
+  careless.signal(SIGCONT);
+  REQUIRE(careless.await_stopped());
+  CHECK(locks.held_by_other(place));
+  CHECK_FALSE(table->processes().try_lead());
+}
+
+TEST_CASE("who lost its locks and its first thread lives in its others") {
+  Home home;
+  auto table = home.table();
+  Forked headless([&](Steps& steps) {
+    auto own = enter(home);
+    closefrom(3);
+    std::thread([&] { steps.wait_for_death(); }).detach();
+    syscall(SYS_exit, 0);  // of this thread
+    return 0;
+  });
+  const std::string stat = "/proc/" + std::to_string(headless.pid()) + "/stat";
+  REQUIRE(test::await([&] {
+    std::string text;
+    std::getline(std::ifstream(stat), text);
+    return text.find(") Z ") != std::string::npos;
+  }));
+  const std::uint32_t place = place_of(table->segment(), headless.pid());
+  REQUIRE(place != 0);
+  CHECK_FALSE(table->segment().lock_file()->held_by_other(place));
+  CHECK(table->reap() == 0);
+  headless.kill_now();
+  CHECK(table->reap() == 1);
+}
+
+TEST_CASE("the program that replaced another and only opened" * doctest::skip()) {  // as below
+  Home home;
+  home.options.directory = std::getenv("LARDER_TEST_FOLDER");
+  Table table(home.segment(), {test::kShortWait});
+  CHECK(processes(table.segment()).size() == 2);
+  table.bury_former_program();
+  CHECK(processes(table.segment()).size() == 1);
+  CHECK(table.segment().stripe(0).lock.load() == 0);
+  CHECK(totals(table.segment()).pins == 0);
+}
+
 TEST_CASE("the program that replaced another" * doctest::skip()) {  // run by the next one
   Home home;
   home.options.directory = std::getenv("LARDER_TEST_FOLDER");
@@ -308,6 +377,11 @@ TEST_CASE("the program that replaced another" * doctest::skip()) {  // run by th
 
 TEST_CASE(
     "what a program had that replaced itself is given up by the new one, under the same pid") {
+  const char* replacement = nullptr;
+  SUBCASE("that joins") { replacement = "--test-case=the program that replaced another"; }
+  SUBCASE("that only opens") {
+    replacement = "--test-case=the program that replaced another and only opened";
+  }
   Home home;
   auto table = home.table();
   REQUIRE(test::put(*table, "k", "v") == Stored::kStored);
@@ -319,8 +393,7 @@ TEST_CASE(
     CHILD_REQUIRE(acquire(own->segment().stripe(0), self, own->processes(), test::kShortWait) ==
                   Acquired::kClean);
     setenv("LARDER_TEST_FOLDER", home.dir.path().c_str(), 1);
-    execl("/proc/self/exe", "replaced", "--no-skip",
-          "--test-case=the program that replaced another", nullptr);
+    execl("/proc/self/exe", "replaced", "--no-skip", replacement, nullptr);
     return 100;
   });
   CHECK(former.wait() == 0);
