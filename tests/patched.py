@@ -48,13 +48,13 @@ def copy_tree():
 
 @contextlib.contextmanager
 def applied(patch):
-    done = run('patch', '-p1', '--no-backup-if-mismatch', '-i', patch, cwd=TREE)
+    done = run('patch', '--fuzz=0', '-p1', '--no-backup-if-mismatch', '-i', patch, cwd=TREE)
     if done.returncode:
         sys.exit(f'{patch.name} does not fit the sources any more:\n{done.stdout}')
     try:
         yield
     finally:
-        run('patch', '-p1', '-R', '-i', patch, cwd=TREE, check=True)
+        run('patch', '--fuzz=0', '-p1', '-R', '-i', patch, cwd=TREE, check=True)
 
 
 def build(program):
