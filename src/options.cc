@@ -121,13 +121,18 @@ Status check_directory(std::string_view directory) {
 
 Status check_mode(mode_t mode) {
   constexpr mode_t kOwner = 0600;
-  constexpr mode_t kAllowed = 0660;
+  constexpr mode_t kGroup = 0060;
   if ((mode & kOwner) != kOwner) {
     return invalid("mode is " + octal(mode) + "; the owner needs read and write: use 0600 or 0660");
   }
-  if ((mode & ~kAllowed) != 0) {
+  if ((mode & ~(kOwner | kGroup)) != 0) {
     return invalid("mode is " + octal(mode) +
                    "; only the owner and the group may read and write: use 0600 or 0660");
+  }
+  // Who may only read the lock file could lock bytes of it all the same, and keep everybody out.
+  if ((mode & kGroup) != 0 && (mode & kGroup) != kGroup) {
+    return invalid("mode is " + octal(mode) +
+                   "; the group reads and writes, or neither: use 0600 or 0660");
   }
   return {};
 }

@@ -88,10 +88,11 @@ TEST_CASE("numbers that are no value of an enum are refused") {
   });
 }
 
-TEST_CASE("a mode gives the owner read and write, and others nothing") {
+TEST_CASE("a mode gives the owner read and write, the group both or neither, others nothing") {
   accepts([](Options& o) { o.mode = 0600; });
-  accepts([](Options& o) { o.mode = 0640; });
   accepts([](Options& o) { o.mode = 0660; });
+  refuses([](Options& o) { o.mode = 0640; }, {"mode is 0640", "group reads and writes", "0600 or"});
+  refuses([](Options& o) { o.mode = 0620; }, {"mode is 0620", "group reads and writes", "0660"});
   refuses([](Options& o) { o.mode = 0; }, {"mode is 0000", "owner needs"});
   refuses([](Options& o) { o.mode = 0400; }, {"mode is 0400", "owner needs"});
   refuses([](Options& o) { o.mode = 0666; }, {"mode is 0666", "0660"});
