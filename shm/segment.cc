@@ -195,13 +195,10 @@ namespace {
 
 constexpr std::string_view kLayoutEnding = ".layout";
 
-bool exists(const std::string& path) {
-  struct stat file {};
-  return lstat(path.c_str(), &file) == 0;
-}
-
-std::string path_of_layout(const std::string& plain_path, std::uint32_t version) {
-  return plain_path + std::string(kLayoutEnding) + std::to_string(version);
+// Who owns a segment can put anything into it, so not just anybody may. Root could anyway.
+bool is_trusted(uid_t user, const std::vector<uid_t>& owners) {
+  return user == geteuid() || user == 0 ||
+         std::find(owners.begin(), owners.end(), user) != owners.end();
 }
 
 // Without the ending of a layout, if it has one.
@@ -214,10 +211,16 @@ std::string_view without_layout(std::string_view name) {
 
 }  // namespace
 
-std::string Segment::current_path_of(std::string_view directory, std::string_view name) {
-  const std::string plain = path_of(directory, name);
-  const std::string own = path_of_layout(plain, kLayoutVersion);
-  return exists(own) ? own : plain;
+std::string Segment::layout_path_of(std::string_view directory, std::string_view name) {
+  return path_of(directory, name).append(kLayoutEnding).append(std::to_string(kLayoutVersion));
+}
+
+std::string Segment::current_path_of(std::string_view directory, std::string_view name,
+                                     const std::vector<uid_t>& owners) {
+  std::string own = layout_path_of(directory, name);
+  struct stat file {};
+  const bool is_used = lstat(own.c_str(), &file) == 0 && is_trusted(file.st_uid, owners);
+  return is_used ? own : path_of(directory, name);
 }
 
 std::vector<std::string> Segment::list(const std::string& directory) {
@@ -241,12 +244,6 @@ namespace {
 
 Status not_regular(const std::string& path) {
   return {Code::kMismatch, path + " is not a regular file; move it away, or use another name"};
-}
-
-// Who owns a segment can put anything into it, so not just anybody may. Root could anyway.
-bool is_trusted(uid_t user, const std::vector<uid_t>& owners) {
-  return user == geteuid() || user == 0 ||
-         std::find(owners.begin(), owners.end(), user) != owners.end();
 }
 
 // Is this file one that we may trust with our memory? Its bytes are not looked at yet.
@@ -673,11 +670,15 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
   // Of the plain name, whichever is made: so that no two are, one of each.
   auto lock = CreationLock::take(plain, options);
   if (!lock) return lock.status();
-  std::string path = current_path_of(options.directory, options.name);
-  if (path == plain && is_of_other_layout(plain, trusted_by(options))) {
-    path = path_of_layout(plain, kLayoutVersion);
+  const std::vector<uid_t> owners = trusted_by(options);
+  std::string path = current_path_of(options.directory, options.name, owners);
+  if (path == plain && is_of_other_layout(plain, owners)) {
+    path = layout_path_of(options.directory, options.name);
   }
-  if (exists(path)) return {Code::kAlreadyExists, path + " exists"};
+  if (struct stat file{}; lstat(path.c_str(), &file) == 0) {
+    Status s = check_file(path, file, Access::kReadWrite, owners);
+    return s.ok() ? Status(Code::kAlreadyExists, path + " exists") : s;
+  }
   remove_orphaned_lock_files(options, path);
 
   const std::string temporary = plain + ".tmp";
@@ -693,7 +694,7 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
     ::unlink(temporary.c_str());
     return os_error(error, "cannot rename " + temporary);
   }
-  auto segment = attach(path, Access::kReadWrite, trusted_by(options));
+  auto segment = attach(path, Access::kReadWrite, owners);
   if (segment) (*segment)->created_ = true;
   return segment;
 }
@@ -712,10 +713,11 @@ Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
   }
   // Again: somebody may create it between our look and our turn, or remove it, or both.
   constexpr int kAttempts = 8;
+  const std::vector<uid_t> owners = trusted_by(options);
   Status last;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    const std::string path = current_path_of(options.directory, options.name);
-    auto segment = attach(path, Access::kReadWrite, trusted_by(options));
+    const std::string path = current_path_of(options.directory, options.name, owners);
+    auto segment = attach(path, Access::kReadWrite, owners);
     if (segment) {
       if (Status s = compare_bindings(path, options.binding, (*segment)->binding()); !s.ok())
         return s;
@@ -723,8 +725,7 @@ Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
     }
     last = segment.status();
     if (segment.code() == Code::kBusy) continue;  // replaced under our hands
-    const bool other_layout =
-        segment.code() == Code::kMismatch && is_of_other_layout(path, trusted_by(options));
+    const bool other_layout = segment.code() == Code::kMismatch && is_of_other_layout(path, owners);
     if (segment.code() != Code::kNotFound && !other_layout) return segment;
     auto created = create(options);
     if (created || (created.code() != Code::kAlreadyExists && created.code() != Code::kNotFound)) {

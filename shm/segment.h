@@ -70,8 +70,12 @@ class Segment {
   static Result<std::shared_ptr<Segment>> attach(const std::string& path, Access access,
                                                  const std::vector<uid_t>& owners = {});
   static std::string path_of(std::string_view directory, std::string_view name);
-  // The path that `open` would attach to: that of this program's layout, if there is one.
-  static std::string current_path_of(std::string_view directory, std::string_view name);
+  // Where programs of this layout have theirs, while one of another layout has the plain name.
+  static std::string layout_path_of(std::string_view directory, std::string_view name);
+  // The path that `open` would attach to: that of this program's layout, if there is one of
+  // somebody who is trusted; a stranger's must not keep anybody from the plain name.
+  static std::string current_path_of(std::string_view directory, std::string_view name,
+                                     const std::vector<uid_t>& owners = {});
   // Names of the segments in a directory, sorted.
   static std::vector<std::string> list(const std::string& directory);
   // Removes a segment and its lock file. kBusy while a process is attached, unless `force`: those

@@ -299,6 +299,30 @@ TEST_CASE("a stranger is refused, and what a stranger put there is refused by ev
   }
 }
 
+TEST_CASE("a stranger's file with the name of our layout keeps nobody from the plain name") {
+  if (cannot_become_others()) return;
+  Shared shared(01777);
+  const std::string planted =
+      shm::Segment::layout_path_of(shared.options.directory, shared.options.name);
+  CHECK(as_user(kStranger, kStranger, [&] { std::ofstream(planted) << "x"; }) == 0);
+  // One creates it there, the next attaches.
+  for (int i = 0; i < 2; ++i) {
+    const auto cache = Cache::open(shared.options);
+    REQUIRE_MESSAGE(cache.ok(), cache.status().to_string());
+  }
+  CHECK(std::filesystem::exists(shared.path()));
+  // Where the plain name is another layout's, the refusal says whose file is in the way.
+  const std::uint32_t version = shm::kLayoutVersion - 1;
+  std::fstream file(shared.path(), std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(offsetof(shm::Superblock, layout_version));
+  file.write(reinterpret_cast<const char*>(&version), sizeof version);
+  file.close();
+  const Status refused = Cache::open(shared.options).status();
+  CHECK(refused.code() == Code::kMismatch);
+  CHECK_MESSAGE(refused.message().find(planted + " belongs to user 65530") != std::string::npos,
+                refused.message());
+}
+
 TEST_CASE("who is not root gives a segment to a group of its own, and to nobody else") {
   if (cannot_become_others()) return;
   const TempDir folder;
