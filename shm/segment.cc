@@ -16,6 +16,7 @@
 #include <boost/interprocess/file_mapping.hpp>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <sstream>
 #include <utility>
 
@@ -49,6 +50,10 @@ class Fd {
  private:
   int fd_;
 };
+
+using Directory = std::unique_ptr<DIR, int (*)(DIR*)>;
+
+Directory open_directory(const std::string& path) { return {opendir(path.c_str()), closedir}; }
 
 std::string hex(std::uint64_t number) {
   char text[17];
@@ -225,15 +230,14 @@ std::string Segment::current_path_of(std::string_view directory, std::string_vie
 
 std::vector<std::string> Segment::list(const std::string& directory) {
   std::vector<std::string> names;
-  DIR* dir = opendir(directory.c_str());
+  const Directory dir = open_directory(directory);
   if (dir == nullptr) return names;
-  while (const dirent* entry = readdir(dir)) {
+  while (const dirent* entry = readdir(dir.get())) {
     const std::string_view file = entry->d_name;
     if (!file.starts_with(kFilePrefix)) continue;
     if (file.ends_with(".lock") || file.ends_with(".create") || file.ends_with(".tmp")) continue;
     names.emplace_back(file.substr(kFilePrefix.size()));
   }
-  closedir(dir);
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -530,10 +534,10 @@ class CreationLock {
 
 // Lock files of segments that are gone and that nobody holds.
 void remove_orphaned_lock_files(const SegmentOptions& options, const std::string& segment_path) {
-  DIR* dir = opendir(options.directory.c_str());
+  const Directory dir = open_directory(options.directory);
   if (dir == nullptr) return;
   const std::string stem = segment_path.substr(segment_path.rfind('/') + 1) + ".";
-  while (const dirent* entry = readdir(dir)) {
+  while (const dirent* entry = readdir(dir.get())) {
     const std::string_view file = entry->d_name;
     constexpr std::size_t kHexDigits = 16;
     if (!file.starts_with(stem) || !file.ends_with(".lock") ||
@@ -551,7 +555,6 @@ void remove_orphaned_lock_files(const SegmentOptions& options, const std::string
     }
     if (!held) ::unlink(path.c_str());
   }
-  closedir(dir);
 }
 
 // Everything of a new segment but its magic.

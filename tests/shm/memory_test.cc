@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <new>
 #include <span>
@@ -211,6 +212,7 @@ TEST_CASE("opening without memory fails, leaves no descriptor, and works when th
     CAPTURE(there_already);
     Home home;
     if (there_already) home.segment().reset();
+    std::ofstream(home.path() + ".0123456789abcdef.lock") << "";  // of a segment that is gone
     const auto before = descriptors();
     std::shared_ptr<Segment> segment;
     const int failed = fail_each(
@@ -225,7 +227,8 @@ TEST_CASE("opening without memory fails, leaves no descriptor, and works when th
     CHECK(failed > 0);
     CHECK(descriptors() == before + 1);  // of the lock file
     // The segment, its lock file and the creators' lock: what failed attempts left is gone.
-    CHECK(std::distance(std::filesystem::directory_iterator(home.dir.path()), {}) == 3);
+    const int orphans = there_already ? 1 : 0;  // for the next creator
+    CHECK(std::distance(std::filesystem::directory_iterator(home.dir.path()), {}) == 3 + orphans);
     CHECK(test::faults(*segment) == "");
     segment.reset();
     CHECK(descriptors() == before);
@@ -239,6 +242,21 @@ TEST_CASE("opening without memory fails, leaves no descriptor, and works when th
     auto table = home.table();
     CHECK(totals(table->segment()).processes == 1);
   }
+}
+
+TEST_CASE("listing without memory fails and leaves no descriptor") {
+  const auto descriptors = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
+  };
+  Home home;
+  home.options.name = "a name that needs memory of its own";
+  home.segment().reset();
+  const auto before = descriptors();
+  std::size_t listed = 0;
+  const int failed = fail_each([&] { listed = Segment::list(home.options.directory).size(); },
+                               [&](bool) { CHECK(descriptors() == before); });
+  CHECK(failed > 0);
+  CHECK(listed == 1);
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <string_view>
 
 namespace larder::tools {
@@ -41,12 +42,12 @@ Mapping parse(const std::string& line, const std::string& prefix) {
 
 std::vector<Unlinked> unlinked_segments(const std::string& directory) {
   std::map<std::uint64_t, Unlinked> by_inode;
-  DIR* proc = opendir("/proc");
+  const std::unique_ptr<DIR, int (*)(DIR*)> proc(opendir("/proc"), closedir);
   if (proc == nullptr) return {};
   char* real = realpath(directory.c_str(), nullptr);
   const std::string prefix = std::string(real != nullptr ? real : directory.c_str()) + "/larder.";
   std::free(real);
-  while (const dirent* entry = readdir(proc)) {
+  while (const dirent* entry = readdir(proc.get())) {
     const auto pid = static_cast<std::uint32_t>(std::strtoul(entry->d_name, nullptr, 10));
     if (pid == 0) continue;
     std::ifstream maps("/proc/" + std::string(entry->d_name) + "/maps");
@@ -60,7 +61,6 @@ std::vector<Unlinked> unlinked_segments(const std::string& directory) {
       if (found.pids.empty() || found.pids.back() != pid) found.pids.push_back(pid);
     }
   }
-  closedir(proc);
   std::vector<Unlinked> all;
   all.reserve(by_inode.size());
   for (auto& [inode, found] : by_inode) all.push_back(std::move(found));
