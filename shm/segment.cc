@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <bit>
 #include <boost/interprocess/exceptions.hpp>
-#include <boost/interprocess/file_mapping.hpp>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -97,6 +96,11 @@ std::int64_t unix_ms() {
 
 constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t to) {
   return (value + to - 1) / to * to;
+}
+
+// A name that nobody else has: what another user left under it could not be removed.
+std::string temporary_path_of(const std::string& segment_path) {
+  return segment_path + "." + hex(random_word()) + ".tmp";
 }
 
 std::string lock_path_of(const std::string& segment_path, std::uint64_t instance) {
@@ -365,6 +369,16 @@ static Status lock_file_error(const std::string& path, const struct stat& segmen
 
 namespace {
 
+// What Boost maps: the file that is open already. By its path it could be another by now.
+class OpenFile {
+ public:
+  explicit OpenFile(const Fd& fd) : fd_(fd.get()) {}
+  bip::mapping_handle_t get_mapping_handle() const { return {fd_, false}; }
+
+ private:
+  int fd_;
+};
+
 struct Header {
   alignas(Superblock) char bytes[sizeof(Superblock)];
   struct stat file {};
@@ -374,10 +388,10 @@ struct Header {
 };
 
 // Through a descriptor first: reading a truncated file is an error, touching its mapping is SIGBUS.
-Status read_header(const std::string& path, Access access, const std::vector<uid_t>& owners,
-                   Header& header) {
+Result<Fd> read_header(const std::string& path, Access access, const std::vector<uid_t>& owners,
+                       Header& header) {
   const int mode = access == Access::kReadWrite ? O_RDWR : O_RDONLY;
-  const Fd fd(::open(path.c_str(), mode | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  Fd fd(::open(path.c_str(), mode | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
   if (!fd.ok() && (errno == ELOOP || errno == EISDIR || errno == ENXIO)) {
     return not_regular(path);  // a link, a directory, a socket
   }
@@ -392,14 +406,7 @@ Status read_header(const std::string& path, Access access, const std::vector<uid
     return {Code::kCorrupt, path + " is no larder segment: too short, with " +
                                 std::to_string(header.size()) + " bytes" + kRemoveIt};
   }
-  return {};
-}
-
-// The file may be another by now than the one whose header was read.
-bool is_same_file(int fd, const struct stat& file) {
-  struct stat now {};
-  return fstat(fd, &now) == 0 && now.st_dev == file.st_dev && now.st_ino == file.st_ino &&
-         now.st_size == file.st_size;
+  return fd;
 }
 
 // Memory that cannot be mapped is a limit; all else is what the system says.
@@ -414,7 +421,8 @@ Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access
                                                  const std::vector<uid_t>& owners) {
   const bool writable = access == Access::kReadWrite;
   Header header;
-  if (Status s = read_header(path, access, owners, header); !s.ok()) return s;
+  const auto fd = read_header(path, access, owners, header);
+  if (!fd) return fd.status();
   if (Status s = check_superblock(path, header.block(), header.size()); !s.ok()) return s;
   if (writable) {
     const auto boot = boot_hash();
@@ -427,11 +435,7 @@ Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access
   }
   try {
     const bip::mode_t mode = writable ? bip::read_write : bip::read_only;
-    const bip::file_mapping mapping(path.c_str(), mode);
-    if (!is_same_file(mapping.get_mapping_handle().handle, header.file)) {
-      return {Code::kBusy, path + " was replaced while attaching; try again"};
-    }
-    bip::mapped_region region(mapping, mode, 0, header.size());
+    bip::mapped_region region(OpenFile(*fd), mode, 0, header.size());
     const Superblock& block = header.block();
     std::shared_ptr<Segment> segment(new Segment(path, std::move(region), access, block.geometry));
     if (writable) {
@@ -465,11 +469,17 @@ Status give_as_asked(int fd, const std::string& path, const SegmentOptions& opti
   return {};
 }
 
-// A file that did not exist.
-Result<Fd> make_file(const std::string& path, const SegmentOptions& options) {
+// A file that did not exist, its maker's own until it is given.
+Result<Fd> make_own_file(const std::string& path) {
   Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.ok()) return os_error(errno, "cannot create " + path);
-  if (Status s = give_as_asked(fd.get(), path, options); !s.ok()) {
+  return fd;
+}
+
+Result<Fd> make_file(const std::string& path, const SegmentOptions& options) {
+  auto fd = make_own_file(path);
+  if (!fd) return fd;
+  if (Status s = give_as_asked((*fd).get(), path, options); !s.ok()) {
     ::unlink(path.c_str());
     return s;
   }
@@ -532,22 +542,30 @@ class CreationLock {
   Fd fd_;
 };
 
-// Lock files of segments that are gone and that nobody holds.
-void remove_orphaned_lock_files(const SegmentOptions& options, const std::string& segment_path) {
-  const Directory dir = open_directory(options.directory);
-  if (dir == nullptr) return;
-  const std::string stem = segment_path.substr(segment_path.rfind('/') + 1) + ".";
+constexpr std::size_t kHexDigits = 16;
+
+// The files PATH.<16 digits>ENDING.
+std::vector<std::string> files_beside(const std::string& path, std::string_view ending) {
+  std::vector<std::string> found;
+  const std::size_t slash = path.rfind('/');
+  const Directory dir = open_directory(path.substr(0, slash + 1));
+  if (dir == nullptr) return found;
+  const std::string stem = path.substr(slash + 1) + ".";
   while (const dirent* entry = readdir(dir.get())) {
     const std::string_view file = entry->d_name;
-    constexpr std::size_t kHexDigits = 16;
-    if (!file.starts_with(stem) || !file.ends_with(".lock") ||
-        file.size() != stem.size() + kHexDigits + 5) {
-      continue;
+    if (file.size() == stem.size() + kHexDigits + ending.size() && file.starts_with(stem) &&
+        file.ends_with(ending)) {
+      found.push_back(path.substr(0, slash + 1) + entry->d_name);
     }
-    const std::uint64_t instance =
-        std::strtoull(std::string(file.substr(stem.size(), kHexDigits)).c_str(), nullptr, 16);
-    const std::string path = options.directory + "/" + entry->d_name;
-    auto lock_file = LockFile::open(path, instance);
+  }
+  return found;
+}
+
+// Lock files of segments that are gone and that nobody holds.
+void remove_orphaned_lock_files(const std::string& segment_path) {
+  for (const std::string& path : files_beside(segment_path, ".lock")) {
+    const std::string digits = path.substr(segment_path.size() + 1, kHexDigits);
+    auto lock_file = LockFile::open(path, std::strtoull(digits.c_str(), nullptr, 16));
     if (!lock_file) continue;
     bool held = (*lock_file)->is_shared();
     for (off_t byte = 0; byte < static_cast<off_t>(kMaxPlaces) + 1 && !held; ++byte) {
@@ -621,25 +639,25 @@ Status reserve(int fd, const SegmentOptions& options, const std::string& path) {
   return os_error(error, "cannot reserve " + path);
 }
 
-// Everything up to the magic. What it leaves when it fails is for the caller to remove.
-Status fill_new_file(int fd, const std::string& temporary, const std::string& path,
+// Everything, and gives it away. What it leaves when it fails is for the caller to remove.
+Status fill_new_file(const Fd& fd, const std::string& temporary, const std::string& path,
                      const SegmentOptions& options, const Geometry& geometry) {
   const auto boot = boot_hash();
   if (!boot) return boot.status();
-  if (Status s = reserve(fd, options, path); !s.ok()) return s;
+  if (Status s = reserve(fd.get(), options, path); !s.ok()) return s;
   try {
-    const bip::file_mapping mapping(temporary.c_str(), bip::read_write);
-    bip::mapped_region region(mapping, bip::read_write, 0, options.bytes);
+    bip::mapped_region region(OpenFile(fd), bip::read_write, 0, options.bytes);
     auto& block = *static_cast<Superblock*>(region.get_address());
     initialise(block, options, geometry, *boot);
     const auto lock_fd = make_file(lock_path_of(path, block.instance), options);
     if (!lock_fd) return lock_fd.status();
     std::atomic_thread_fence(std::memory_order_release);
     block.magic = kMagic;
-    return {};
   } catch (const bip::interprocess_exception& error) {
     return map_error(temporary, error);
   }
+  // Only now: who owns it could write into it, or put something else in its place.
+  return give_as_asked(fd.get(), temporary, options);
 }
 
 std::vector<uid_t> trusted_by(const SegmentOptions& options) {
@@ -682,13 +700,13 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
     Status s = check_file(path, file, Access::kReadWrite, owners);
     return s.ok() ? Status(Code::kAlreadyExists, path + " exists") : s;
   }
-  remove_orphaned_lock_files(options, path);
+  remove_orphaned_lock_files(path);
 
-  const std::string temporary = plain + ".tmp";
-  ::unlink(temporary.c_str());  // of a creator that died
-  const auto fd = make_file(temporary, options);
+  for (const std::string& left : files_beside(plain, ".tmp")) ::unlink(left.c_str());
+  const std::string temporary = temporary_path_of(plain);
+  const auto fd = make_own_file(temporary);
   if (!fd) return fd.status();
-  if (Status s = fill_new_file((*fd).get(), temporary, path, options, *geometry); !s.ok()) {
+  if (Status s = fill_new_file(*fd, temporary, path, options, *geometry); !s.ok()) {
     ::unlink(temporary.c_str());
     return s;
   }
@@ -770,7 +788,7 @@ Status Segment::remove(std::string_view directory, std::string_view name, bool f
   if (::unlink(path.c_str()) != 0) return os_error(errno, "cannot remove " + path);
   // After the segment: one without a lock file would be refused as damaged.
   if (segment) ::unlink(lock_path_of(path, (*segment)->superblock().instance).c_str());
-  ::unlink((plain + ".tmp").c_str());
+  for (const std::string& left : files_beside(plain, ".tmp")) ::unlink(left.c_str());
   ::unlink((plain + ".create").c_str());
   return {};
 }

@@ -3,7 +3,7 @@
 //   <directory>/larder.<name>                    the segment
 //   <directory>/larder.<name>.<instance>.lock    liveness: byte i is process i, see process.h
 //   <directory>/larder.<name>.create             held while creating
-//   <directory>/larder.<name>.tmp                a segment being made; renamed when complete
+//   <directory>/larder.<name>.<random>.tmp       a file being made; renamed when complete
 //   <directory>/larder.<name>.layout<version>    the segment of programs of that layout, made while
 //                                                one of another layout had the plain name
 //
