@@ -523,14 +523,42 @@ class CreationLock {
     constexpr int kAttempts = 3;  // somebody may remove or make it
     Status last;
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
-      Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-      if (fd.ok()) return fd;
+      Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+      if (fd.ok()) {
+        mend(fd.get(), path, options);
+        return fd;
+      }
       if (errno != ENOENT) return os_error(errno, "cannot open " + path);
-      auto made = make_file(path, options);
-      if (made || made.code() != Code::kAlreadyExists) return made;
+      auto made = create(path, options);
+      if (made || (made.code() != Code::kAlreadyExists && made.code() != Code::kNotFound)) {
+        return made;
+      }
       last = made.status();
     }
     return last;
+  }
+  // Named when it is given, so that nobody who may use it ever finds it closed.
+  static Result<Fd> create(const std::string& path, const SegmentOptions& options) {
+    const std::string temporary = temporary_path_of(path);
+    auto fd = make_file(temporary, options);
+    if (!fd) return fd;
+    if (renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE) == 0) {
+      return fd;
+    }
+    const int error = errno;
+    ::unlink(temporary.c_str());
+    return os_error(error, "cannot create " + path);
+  }
+  // One that another program or version left for fewer users, as far as we may. A name of another
+  // file (a hard link) is none of ours to give away.
+  static void mend(int fd, const std::string& path, const SegmentOptions& options) {
+    struct stat file {};
+    if (fstat(fd, &file) != 0 || !S_ISREG(file.st_mode) || file.st_nlink != 1) return;
+    const bool is_as_asked = (file.st_mode & 07777) == options.mode &&
+                             (options.owner == kNoOwner || file.st_uid == options.owner) &&
+                             (options.group == kNoGroup || file.st_gid == options.group);
+    const bool may_mend = geteuid() == 0 || geteuid() == file.st_uid;
+    if (!is_as_asked && may_mend) (void)give_as_asked(fd, path, options);
   }
   static bool is_at(const std::string& path, int fd) {
     struct stat named {};
@@ -559,6 +587,13 @@ std::vector<std::string> files_beside(const std::string& path, std::string_view 
     }
   }
   return found;
+}
+
+// Of those who died while they made a segment or its creation lock.
+void remove_temporaries(const std::string& segment_path) {
+  for (const char* of : {"", ".create"}) {
+    for (const std::string& path : files_beside(segment_path + of, ".tmp")) ::unlink(path.c_str());
+  }
 }
 
 // Lock files of segments that are gone and that nobody holds.
@@ -702,7 +737,7 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
   }
   remove_orphaned_lock_files(path);
 
-  for (const std::string& left : files_beside(plain, ".tmp")) ::unlink(left.c_str());
+  remove_temporaries(plain);
   const std::string temporary = temporary_path_of(plain);
   const auto fd = make_own_file(temporary);
   if (!fd) return fd.status();
@@ -757,10 +792,22 @@ Result<std::shared_ptr<Segment>> Segment::open(const SegmentOptions& options) {
   return last;
 }
 
+// Who may use a segment may use the creation lock that its remover leaves.
+static SegmentOptions given_like(const std::string& path, const std::string& otherwise) {
+  SegmentOptions options;
+  struct stat file {};
+  if (lstat(path.c_str(), &file) != 0 && lstat(otherwise.c_str(), &file) != 0) return options;
+  if (geteuid() == 0) options.owner = file.st_uid;
+  const bool has_group = (file.st_mode & 0060) == 0060;
+  if (geteuid() == 0 || has_group) options.group = file.st_gid;
+  if (has_group) options.mode = 0660;
+  return options;
+}
+
 Status Segment::remove(std::string_view directory, std::string_view name, bool force) {
   const std::string path = path_of(directory, name);
   const std::string plain = path_of(directory, without_layout(name));
-  auto lock = CreationLock::take(plain, {});
+  auto lock = CreationLock::take(plain, given_like(path, plain + ".create"));
   if (!lock) return lock.status();
   struct stat file {};
   if (lstat(path.c_str(), &file) != 0) {
@@ -788,7 +835,7 @@ Status Segment::remove(std::string_view directory, std::string_view name, bool f
   if (::unlink(path.c_str()) != 0) return os_error(errno, "cannot remove " + path);
   // After the segment: one without a lock file would be refused as damaged.
   if (segment) ::unlink(lock_path_of(path, (*segment)->superblock().instance).c_str());
-  for (const std::string& left : files_beside(plain, ".tmp")) ::unlink(left.c_str());
+  remove_temporaries(plain);
   ::unlink((plain + ".create").c_str());
   return {};
 }

@@ -323,6 +323,70 @@ TEST_CASE("a stranger's file with the name of our layout keeps nobody from the p
                 refused.message());
 }
 
+TEST_CASE("a creation lock is left for all who may use the segment, and mended by who may") {
+  if (cannot_become_others()) return;
+  Shared shared(01777);
+  shared.options.group = kGroup;
+  shared.options.mode = 0660;
+  shared.options.allowed_owners = {kUser, kOtherUser};
+  const std::string lock = shared.path() + ".create";
+  const Cache parent = shared.open();
+  // Root looks whether it may be removed; the lock's file is gone, or as somebody left it.
+  for (const bool is_there : {false, true}) {
+    CAPTURE(is_there);
+    std::filesystem::remove(lock);
+    if (is_there) std::ofstream(lock) << "";
+    REQUIRE((!is_there || chmod(lock.c_str(), 0600) == 0));
+    Forked worker([&](Steps& steps) {
+      auto cache = Cache::open(shared.options);
+      CHILD_REQUIRE(cache.ok());
+      return work(*cache, "worker", steps);
+    });
+    REQUIRE(worker.await_step());
+    CHECK(shm::Segment::remove(shared.options.directory, "shared", false).code() == Code::kBusy);
+    CHECK(files_not_of(shared.folder, 0, kGroup, 0660) == std::vector<std::string>{});
+  }
+  // And who opens what is not there: its own lock, closed to the others, is in the way.
+  std::filesystem::remove(shared.path());
+  std::filesystem::remove(lock);
+  std::ofstream(lock) << "";
+  REQUIRE(chown(lock.c_str(), kUser, kUser) == 0);
+  REQUIRE(chmod(lock.c_str(), 0600) == 0);
+  CHECK(as_user(kUser, kGroup, [&] { CHILD_REQUIRE(Cache::open(shared.options).ok()); }) == 0);
+  struct stat file {};
+  REQUIRE(stat(lock.c_str(), &file) == 0);
+  CHECK(file.st_gid == kGroup);
+  CHECK((file.st_mode & 07777) == 0660);
+}
+
+TEST_CASE("users who come together for the first time never meet a creation lock that is closed") {
+  if (cannot_become_others()) return;
+  Shared shared(01777);
+  shared.options.group = kGroup;
+  shared.options.mode = 0660;
+  shared.options.allowed_owners = {kUser, kOtherUser};
+  shared.options.segment_bytes = 512 << 10;
+  for (int round = 0; round < 100; ++round) {
+    CAPTURE(round);
+    shared.options.name = "round" + std::to_string(round);
+    std::list<Forked> users;
+    for (const uid_t user : {kUser, kOtherUser}) {
+      users.emplace_back([&, user](Steps& steps) {
+        become(user, kGroup);
+        steps.reached();
+        steps.wait();
+        const Status opened = Cache::open(shared.options).status();
+        if (!opened.ok()) std::cerr << opened.to_string() << "\n";
+        CHILD_REQUIRE(opened.ok());
+        return 0;
+      });
+    }
+    for (Forked& user : users) REQUIRE(user.await_step());
+    for (Forked& user : users) user.go_on();
+    for (Forked& user : users) CHECK(user.wait() == 0);
+  }
+}
+
 TEST_CASE("who is not root gives a segment to a group of its own, and to nobody else") {
   if (cannot_become_others()) return;
   const TempDir folder;
