@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <optional>
 
 #include "shm/clock.h"
 
@@ -14,14 +15,28 @@ using shm::Segment;
 
 // ---- the segment ------------------------------------------------------------------------------
 
-std::string path_of(const Arguments& arguments) {
-  if (arguments.target.find('/') != std::string::npos) return arguments.target;
-  return Segment::path_of(arguments.directory, arguments.target);
+namespace {
+
+std::optional<uid_t> owner_of(const std::string& path) {
+  struct ::stat file {};
+  if (::lstat(path.c_str(), &file) != 0) return std::nullopt;
+  return file.st_uid;
 }
 
-std::string current_path_of(const Arguments& arguments) {
-  if (arguments.target.find('/') != std::string::npos) return arguments.target;
-  return Segment::current_path_of(arguments.directory, arguments.target);
+}  // namespace
+
+Paths paths_of(const Arguments& arguments) {
+  if (arguments.target.find('/') != std::string::npos) return {arguments.target, ""};
+  const std::string plain = Segment::path_of(arguments.directory, arguments.target);
+  const std::string own = Segment::layout_path_of(arguments.directory, arguments.target);
+  const auto owner_of_plain = owner_of(plain);
+  const auto owner_of_own = owner_of(own);
+  if (!owner_of_own) return {plain, ""};
+  if (!owner_of_plain) return {own, ""};
+  // Whoever owns the plain one is trusted: a tool does not know the options of its users.
+  const std::string path =
+      Segment::current_path_of(arguments.directory, arguments.target, {*owner_of_plain});
+  return {path, path == own ? plain : own};
 }
 
 namespace {
@@ -39,7 +54,7 @@ int cannot_attach(const Arguments& arguments, const Status& why) {
 }  // namespace
 
 std::shared_ptr<Segment> attach(const Arguments& arguments) {
-  auto segment = Segment::attach(current_path_of(arguments), shm::Access::kReadOnly);
+  auto segment = Segment::attach(paths_of(arguments).path, shm::Access::kReadOnly);
   if (segment) return *segment;
   (void)cannot_attach(arguments, segment.status());
   return nullptr;
@@ -50,7 +65,7 @@ std::shared_ptr<Segment> attach_to_change(const Arguments& arguments, int& exit)
     exit = fail(arguments, kUsage, "this changes the segment: say --write");
     return nullptr;
   }
-  const std::string path = current_path_of(arguments);
+  const std::string path = paths_of(arguments).path;
   // Who names a segment to be changed means it, whoever's it is.
   struct ::stat file {};
   const uid_t owner = ::stat(path.c_str(), &file) == 0 ? file.st_uid : geteuid();

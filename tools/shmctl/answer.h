@@ -17,9 +17,11 @@ namespace larder::tools {
 
 // ---- the segment ------------------------------------------------------------------------------
 
-// The very file of that name, or the one that programs of this layout use under that name.
-std::string path_of(const Arguments& arguments);
-std::string current_path_of(const Arguments& arguments);
+struct Paths {
+  std::string path;   // what every command means: what programs of this layout use by that name
+  std::string other;  // the other one, where two layouts are side by side; empty: none
+};
+Paths paths_of(const Arguments& arguments);
 // Read-only; null after saying why not.
 std::shared_ptr<shm::Segment> attach(const Arguments& arguments);
 // For a command that changes it, whoever owns it; refused without --write.

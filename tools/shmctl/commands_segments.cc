@@ -134,7 +134,11 @@ int list(const Arguments& arguments) {
 // ---- rm ---------------------------------------------------------------------------------------
 
 int rm(const Arguments& arguments) {
-  const std::string path = path_of(arguments);
+  const auto [path, other] = paths_of(arguments);
+  if (!other.empty()) {
+    return fail(arguments, kUsage,
+                "both " + path + " and " + other + " are there; say which by its full path");
+  }
   const std::size_t slash = path.rfind('/');
   const std::string directory = slash == 0 ? "/" : path.substr(0, slash);
   const std::string file = path.substr(slash + 1);
