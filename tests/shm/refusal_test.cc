@@ -257,14 +257,20 @@ TEST_CASE("a fifo that is put in a segment's place while it is attached stops no
   home.segment().reset();
   const std::string fifo = home.path() + "-other";
   REQUIRE(mkfifo(fifo.c_str(), 0600) == 0);
-  const auto replacer = exchanger(home.path(), fifo);
-  Forked attacher([&](Steps&) {
+  // Forked before the thread starts: a lock of the sanitizer's allocator that the thread holds at
+  // the fork would stay locked in the child.
+  Forked attacher([&](Steps& steps) {
+    steps.reached();
+    steps.wait();
     for (int i = 0; i < 20'000; ++i) {
       const auto attached = Segment::attach(home.path(), Access::kReadOnly);
       CHILD_REQUIRE(attached.ok() || attached.code() == Code::kMismatch);
     }
     return 0;
   });
+  REQUIRE(attacher.await_step());
+  const auto replacer = exchanger(home.path(), fifo);
+  attacher.go_on();
   CHECK(attacher.wait() == 0);
 }
 

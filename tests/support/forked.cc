@@ -137,7 +137,13 @@ bool Forked::await_zombie(std::chrono::milliseconds timeout) { return readable(p
 
 std::optional<int> Forked::wait(std::chrono::milliseconds timeout) {
   if (exit_status_) return exit_status_;
-  if (!await_zombie(timeout)) return std::nullopt;
+  if (!await_zombie(timeout)) {
+    if (timeout.count() > 0) {
+      std::fprintf(stderr, "child %d still runs after %lld ms\n", pid_,
+                   static_cast<long long>(timeout.count()));
+    }
+    return std::nullopt;
+  }
   int status = 0;
   if (waitpid(pid_, &status, 0) != pid_) return std::nullopt;
   exit_status_ = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
