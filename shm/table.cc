@@ -387,10 +387,15 @@ class Table::Impl {
     return leads_without_lock(leader) && !processes_.is_dead(leader_owner(leader));
   }
 
-  Result<std::uint64_t> begin_term(bool with_lock) {
+  Result<std::uint64_t> begin_term(std::uint64_t seen, bool with_lock) {
     const auto self = processes_.self();
     if (!self) return self.status();
-    const std::uint64_t term = sync_.term.fetch_add(1, std::memory_order_acq_rel) + 1;
+    const std::uint64_t term = seen + 1;
+    if (!sync_.term.compare_exchange_strong(seen, term, std::memory_order_acq_rel, kAcquire)) {
+      return Status(Code::kAlreadyExists, "another process was elected");
+    }
+    // Who led before is dead or stopped; what it said last holds no longer.
+    hot_.in_sync.store(0, std::memory_order_release);
     name_leader(term, *self, with_lock);
     for (std::uint32_t i = 0; i < g_.stripe_count && term_is_current(term); ++i) {
       Hold hold(*this, i, leader_wait(i));
@@ -537,7 +542,10 @@ std::uint64_t Table::raise_epoch() {
   return impl_->hot_.epoch.fetch_add(1, std::memory_order_acq_rel) + 1;
 }
 
-Result<std::uint64_t> Table::begin_term(bool with_lock) { return impl_->begin_term(with_lock); }
+Result<std::uint64_t> Table::begin_term(std::uint64_t seen, bool with_lock) {
+  return impl_->begin_term(seen, with_lock);
+}
+Result<std::uint64_t> Table::begin_term() { return begin_term(impl_->sync_.term.load(kAcquire)); }
 void Table::got_leader_lock(std::uint64_t term) noexcept {
   impl_->name_leader(term, impl_->processes_.self_or_none(), true);
 }

@@ -172,10 +172,11 @@ class Leader::Loop {
 
     // Here, not in the thread: when nobody leads, what the last leader left must not look in sync
     // to a read that follows this call.
-    const bool elected = take_lock();
-    if (elected) hot().in_sync.store(0, std::memory_order_release);
-    Status started = start_thread(elected);
-    if (!started.ok() && elected) table_.processes().stop_leading();
+    const auto vacant = take_lock();
+    if (vacant && table_.term_is_current(*vacant))
+      hot().in_sync.store(0, std::memory_order_release);
+    Status started = start_thread(vacant);
+    if (!started.ok() && vacant) table_.processes().stop_leading();
     return started;
   }
 
@@ -216,14 +217,14 @@ class Leader::Loop {
     static_cast<Loop*>(self)->step_down();
   }
 
-  Status start_thread(bool elected) {
+  Status start_thread(std::optional<std::uint64_t> vacant) {
     // The program's signals are its own: none is delivered here, SIGPIPE of a dead socket included.
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     Status started;
     try {
-      thread_ = std::thread([this, elected] { run(elected); });
+      thread_ = std::thread([this, vacant] { run(vacant); });
     } catch (const std::system_error& error) {
       started = {Code::kInternal, std::string("cannot start the sync thread: ") + error.what() +
                                       "; raise the limit on threads (ulimit -u, pids.max)"};
@@ -232,10 +233,10 @@ class Leader::Loop {
     return started;
   }
 
-  void run(bool elected) {
+  void run(std::optional<std::uint64_t> vacant) {
     pthread_setname_np(pthread_self(), "larder-sync");
-    if (elected) {
-      take_office(true);
+    if (vacant) {
+      take_office(*vacant, true);
     } else {
       stand();
     }
@@ -268,18 +269,20 @@ class Leader::Loop {
 
   // Stands for election: at once when the lock is free, after a while when its holder stands still.
   void stand() {
-    if (take_lock()) return take_office(true);
-    if (leader_stands_still()) return take_office(false);
+    if (const auto vacant = take_lock()) return take_office(*vacant, true);
+    if (leader_stands_still()) return take_office(seen_->term, false);
     watch_leader();
   }
 
-  // Not the one that a leader waits for which was elected when its predecessor stood still: taking
-  // over from it would drop everything held, for nothing.
-  bool take_lock() {
-    if (!table_.processes().try_lead()) return false;
-    if (!table_.is_led_without_lock()) return true;
+  // The term before the look, when the lock is ours. It is not, when a leader waits for it which
+  // was elected when its predecessor stood still: taking over from that one would drop everything
+  // held, for nothing.
+  std::optional<std::uint64_t> take_lock() {
+    const std::uint64_t term = words().term.load(std::memory_order_acquire);
+    if (!table_.processes().try_lead()) return {};
+    if (!table_.is_led_without_lock()) return term;
     table_.processes().stop_leading();
-    return false;
+    return {};
   }
 
   bool leader_stands_still() {
@@ -294,32 +297,32 @@ class Leader::Loop {
     return ++seen_->looks * options_.heartbeat >= options_.heartbeat_lost;
   }
 
-  void take_office(bool with_lock) {
+  // `vacant` is the term that nobody leads in any more. We may have been stopped since that look:
+  // when another process was elected meanwhile, the turns go on looking.
+  void take_office(std::uint64_t vacant, bool with_lock) {
     seen_.reset();
     watched_pid_ = 0;
     death_event_.reset();
     death_fd_.reset();
-    // Who led before is dead or stopped; what it said last holds no longer.
-    hot().in_sync.store(0, std::memory_order_release);
-    if (Status s = table_.join(); !s.ok()) {
-      logger_->log(LogLevel::kError, "cannot lead: " + s.message());
-      if (with_lock) table_.processes().stop_leading();
-      return;
-    }
-    table_.reap();
-    const auto term = table_.begin_term(with_lock);
+    const auto term = begin_term(vacant, with_lock);
     if (!term) {
-      logger_->log(LogLevel::kError, "cannot lead: " + term.status().message());
       if (with_lock) table_.processes().stop_leading();
-      return;
+      if (term.code() == Code::kAlreadyExists) return;
+      return logger_->log(LogLevel::kError, "cannot lead: " + term.status().message());
     }
     holds_lock_ = with_lock;
+    table_.reap();
     logger_->log(LogLevel::kInfo, "elected, term " + std::to_string(*term) +
                                       (with_lock ? "" : "; the former leader stands still"));
     reign_ = std::make_unique<Reign>(table_, options_, *term, *logger_, base_.get(), [this] {
       // Not from inside the reign's own calls.
       event_active(resign_event_.get(), EV_TIMEOUT, 0);
     });
+  }
+
+  Result<std::uint64_t> begin_term(std::uint64_t vacant, bool with_lock) {
+    if (Status s = table_.join(); !s.ok()) return s;
+    return table_.begin_term(vacant, with_lock);
   }
 
   void step_down() {

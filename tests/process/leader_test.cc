@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -48,6 +49,15 @@ bool watches_a_leader(pid_t process) {
     if (fs::read_symlink(fd, error) == "anon_inode:[pidfd]") return true;
   }
   return false;
+}
+
+// How many ranges of bytes it holds record locks on: one for its place, another to lead.
+int record_locks(pid_t process) {
+  std::ifstream locks("/proc/locks");
+  const std::string holder = " WRITE " + std::to_string(process) + " ";
+  int held = 0;
+  for (std::string line; std::getline(locks, line);) held += line.find(holder) != line.npos;
+  return held;
 }
 
 void check_events_reach_a(TwoHosts& hosts, Worker& reader) {
@@ -140,6 +150,72 @@ TEST_CASE("of candidates that wake at the same time one leads, and no term is wa
     a.workers.emplace_back(a.cache);
   }
   check_nothing_stale(hosts);
+}
+
+TEST_CASE("a candidate stopped before it raises the term does not depose who was elected since") {
+  constexpr int kBefore = 20;
+  TwoHosts hosts(2, 1);
+  Host& a = hosts.a;
+  const auto leads = [&](const Worker& worker) {
+    return a.view.in_sync() && a.view.leader().pid == static_cast<unsigned>(worker.pid());
+  };
+  const auto take_lock_of = [&](Worker& leader, const Worker& candidate, Tracer& tracer) {
+    REQUIRE(record_locks(candidate.pid()) == 1);
+    leader.kill();
+    while (record_locks(candidate.pid()) == 1) {
+      tracer.to_system_call();
+      tracer.step();
+    }
+  };
+  // How many instructions it takes a candidate from having the lock to raising the term.
+  int instructions = 0;
+  {
+    Worker& first = a.leader();
+    Worker& candidate = a.other_than(first);
+    REQUIRE(await([&] { return watches_a_leader(candidate.pid()); }, kPatience));
+    const std::uint64_t term = a.view.leader().term;
+    {
+      Tracer tracer(candidate.pid(), kSyncThread);
+      take_lock_of(first, candidate, tracer);
+      for (; a.view.leader().term == term; ++instructions) tracer.step();
+    }
+    REQUIRE(await([&] { return leads(candidate); }, kPatience));
+    a.remove(first);
+  }
+  REQUIRE(instructions > kBefore);
+
+  a.workers.emplace_back(a.cache);
+  a.workers.emplace_back(a.cache);
+  Worker& candidate = a.workers[1];
+  Worker& elected = a.workers[2];
+  for (const Worker* each : {&candidate, &elected}) {
+    REQUIRE(await([&] { return watches_a_leader(each->pid()); }, kPatience));
+  }
+  elected.stop();
+  const std::uint64_t term = a.view.leader().term;
+  {
+    Tracer tracer(candidate.pid(), kSyncThread);
+    take_lock_of(a.workers[0], candidate, tracer);
+    for (int i = 0; i < instructions - kBefore; ++i) tracer.step();
+    tracer.leave_stopped();
+  }
+  REQUIRE(a.view.leader().term == term);
+  // The candidate has the lock, so this one waits until nobody's heart has beaten for a while.
+  elected.signal(SIGCONT);
+  REQUIRE(await([&] { return leads(elected); }, kPatience));
+  CHECK(a.view.leader().term == term + 1);
+
+  candidate.signal(SIGCONT);
+  CHECK(await([&] { return record_locks(candidate.pid()) == 1; }, kPatience));
+  CHECK(await([&] { return record_locks(elected.pid()) == 2; }, kPatience));
+  CHECK(leads(elected));
+  CHECK(a.view.leader().term == term + 1);
+  check_events_reach_a(hosts, candidate);
+  check_nothing_stale(hosts);
+  // It stands for the next election all the same.
+  elected.kill();
+  CHECK(await([&] { return leads(candidate); }, kPatience));
+  check_events_reach_a(hosts, candidate);
 }
 
 // ---- a leader that is stopped ------------------------------------------------------------------

@@ -296,6 +296,23 @@ TEST_CASE("a leader that was replaced writes nothing") {
   CHECK_FALSE(host.get("k").has_value());
 }
 
+TEST_CASE("who was stopped in an election that another has won since changes nothing") {
+  Host host;
+  auto& in_sync = host.table->segment().superblock().hot.in_sync;
+  const std::uint64_t seen = host.term;
+  auto other = host.home.table();
+  const auto newer = other->begin_term(seen);
+  REQUIRE(newer.ok());
+  CHECK(*newer == seen + 1);
+  CHECK(in_sync.load() == 0);
+  in_sync.store(1);
+  CHECK(host.table->begin_term(seen).code() == Code::kAlreadyExists);
+  CHECK(host.table->begin_term(seen, false).code() == Code::kAlreadyExists);
+  CHECK(other->term_is_current(*newer));
+  CHECK_FALSE(other->is_led_without_lock());
+  CHECK(in_sync.load() == 1);
+}
+
 TEST_CASE("a leader whose term was not sealed because a stripe was locked is sealed by the wipe") {
   Host host;
   CHECK(host.fill("k", "v", 5) == Stored::kStored);
