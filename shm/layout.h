@@ -109,6 +109,10 @@ constexpr std::uint64_t make_leader(std::uint64_t term, std::uint32_t owner, boo
 constexpr std::uint32_t leader_owner(std::uint64_t leader) {
   return static_cast<std::uint32_t>(leader) & ~kWithoutLock;
 }
+// Does it name a leader of this term? Who began a term may have died before it put its name down.
+constexpr bool is_of_term(std::uint64_t leader, std::uint64_t term) {
+  return leader >> 32 == static_cast<std::uint32_t>(term);
+}
 constexpr bool leads_without_lock(std::uint64_t leader) { return (leader & kWithoutLock) != 0; }
 constexpr std::uint32_t owner_place(std::uint32_t owner) { return owner & (kMaxPlaces - 1); }
 constexpr std::uint32_t owner_incarnation(std::uint32_t owner) {

@@ -384,7 +384,8 @@ class Table::Impl {
 
   bool is_led_without_lock() {
     const std::uint64_t leader = sync_.leader.load(kAcquire);
-    return leads_without_lock(leader) && !processes_.is_dead(leader_owner(leader));
+    return leads_without_lock(leader) && is_of_term(leader, sync_.term.load(kAcquire)) &&
+           !processes_.is_dead(leader_owner(leader));
   }
 
   Result<std::uint64_t> begin_term(std::uint64_t seen, bool with_lock) {

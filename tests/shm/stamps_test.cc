@@ -313,6 +313,17 @@ TEST_CASE("who was stopped in an election that another has won since changes not
   CHECK(in_sync.load() == 1);
 }
 
+TEST_CASE("who leads without the lock is asked for no more when a newer term has begun") {
+  Host host;
+  const auto term = host.table->begin_term(host.term, false);
+  REQUIRE(term.ok());
+  auto other = host.home.table();
+  CHECK(other->is_led_without_lock());
+  // The next one dies before it puts its name down.
+  host.words().term.fetch_add(1);
+  CHECK_FALSE(other->is_led_without_lock());
+}
+
 TEST_CASE("a leader whose term was not sealed because a stripe was locked is sealed by the wipe") {
   Host host;
   CHECK(host.fill("k", "v", 5) == Stored::kStored);
