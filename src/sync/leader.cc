@@ -9,8 +9,8 @@
 
 #include <array>
 #include <cerrno>
+#include <exception>
 #include <optional>
-#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -176,7 +176,7 @@ class Leader::Loop {
     if (vacant && table_.term_is_current(*vacant))
       hot().in_sync.store(0, std::memory_order_release);
     Status started = start_thread(vacant);
-    if (!started.ok() && vacant) table_.processes().stop_leading();
+    if (!started.ok()) give_lock_back();
     return started;
   }
 
@@ -209,12 +209,27 @@ class Leader::Loop {
   static void on_stop(evutil_socket_t, short, void* self) {
     event_base_loopbreak(static_cast<Loop*>(self)->base_.get());
   }
-  static void on_turn(evutil_socket_t, short, void* self) { static_cast<Loop*>(self)->turn(); }
-  static void on_death(evutil_socket_t, short, void* self) {
-    static_cast<Loop*>(self)->leader_died();
+  static void on_turn(evutil_socket_t, short, void* self) noexcept {
+    Loop* loop = static_cast<Loop*>(self);
+    loop->guarded([loop] { loop->turn(); });
   }
-  static void on_resign(evutil_socket_t, short, void* self) {
-    static_cast<Loop*>(self)->step_down();
+  static void on_death(evutil_socket_t, short, void* self) noexcept {
+    Loop* loop = static_cast<Loop*>(self);
+    loop->guarded([loop] { loop->leader_died(); });
+  }
+  static void on_resign(evutil_socket_t, short, void* self) noexcept {
+    Loop* loop = static_cast<Loop*>(self);
+    loop->guarded([loop] { loop->step_down(); });
+  }
+
+  // An exception, for want of memory as a rule, would end the host program. Whoever leads gives it
+  // up instead; the next turn tries again.
+  template <class F>
+  void guarded(F&& f) noexcept {
+    catch_all(f, [this](const char* what) {
+      leave_office();
+      logger_->log(LogLevel::kError, std::string("the sync thread begins anew: ") + what);
+    });
   }
 
   Status start_thread(std::optional<std::uint64_t> vacant) {
@@ -225,7 +240,7 @@ class Leader::Loop {
     Status started;
     try {
       thread_ = std::thread([this, vacant] { run(vacant); });
-    } catch (const std::system_error& error) {
+    } catch (const std::exception& error) {
       started = {Code::kInternal, std::string("cannot start the sync thread: ") + error.what() +
                                       "; raise the limit on threads (ulimit -u, pids.max)"};
     }
@@ -235,13 +250,15 @@ class Leader::Loop {
 
   void run(std::optional<std::uint64_t> vacant) {
     pthread_setname_np(pthread_self(), "larder-sync");
-    if (vacant) {
-      take_office(*vacant, true);
-    } else {
-      stand();
-    }
+    guarded([this, vacant] {
+      if (vacant) {
+        take_office(*vacant);
+      } else {
+        stand();
+      }
+    });
     event_base_dispatch(base_.get());
-    step_down();
+    guarded([this] { step_down(); });
     death_event_.reset();
     death_fd_.reset();
   }
@@ -269,8 +286,8 @@ class Leader::Loop {
 
   // Stands for election: at once when the lock is free, after a while when its holder stands still.
   void stand() {
-    if (const auto vacant = take_lock()) return take_office(*vacant, true);
-    if (leader_stands_still()) return take_office(seen_->term, false);
+    if (const auto vacant = take_lock()) return take_office(*vacant);
+    if (leader_stands_still()) return take_office(seen_->term);
     watch_leader();
   }
 
@@ -279,10 +296,16 @@ class Leader::Loop {
   // held, for nothing.
   std::optional<std::uint64_t> take_lock() {
     const std::uint64_t term = words().term.load(std::memory_order_acquire);
-    if (!table_.processes().try_lead()) return {};
+    holds_lock_ = table_.processes().try_lead();
+    if (!holds_lock_) return {};
     if (!table_.is_led_without_lock()) return term;
-    table_.processes().stop_leading();
+    give_lock_back();
     return {};
+  }
+
+  void give_lock_back() noexcept {
+    if (holds_lock_) table_.processes().stop_leading();
+    holds_lock_ = false;
   }
 
   bool leader_stands_still() {
@@ -299,39 +322,41 @@ class Leader::Loop {
 
   // `vacant` is the term that nobody leads in any more. We may have been stopped since that look:
   // when another process was elected meanwhile, the turns go on looking.
-  void take_office(std::uint64_t vacant, bool with_lock) {
+  void take_office(std::uint64_t vacant) {
     seen_.reset();
     watched_pid_ = 0;
     death_event_.reset();
     death_fd_.reset();
-    const auto term = begin_term(vacant, with_lock);
+    const auto term = begin_term(vacant);
     if (!term) {
-      if (with_lock) table_.processes().stop_leading();
+      give_lock_back();
       if (term.code() == Code::kAlreadyExists) return;
       return logger_->log(LogLevel::kError, "cannot lead: " + term.status().message());
     }
-    holds_lock_ = with_lock;
     table_.reap();
     logger_->log(LogLevel::kInfo, "elected, term " + std::to_string(*term) +
-                                      (with_lock ? "" : "; the former leader stands still"));
+                                      (holds_lock_ ? "" : "; the former leader stands still"));
     reign_ = std::make_unique<Reign>(table_, options_, *term, *logger_, base_.get(), [this] {
       // Not from inside the reign's own calls.
       event_active(resign_event_.get(), EV_TIMEOUT, 0);
     });
   }
 
-  Result<std::uint64_t> begin_term(std::uint64_t vacant, bool with_lock) {
+  Result<std::uint64_t> begin_term(std::uint64_t vacant) {
     if (Status s = table_.join(); !s.ok()) return s;
-    return table_.begin_term(vacant, with_lock);
+    return table_.begin_term(vacant, holds_lock_);
   }
 
   void step_down() {
     if (!reign_) return;
     if (!reign_->is_current())
       logger_->log(LogLevel::kWarn, "another process leads; stepping down");
+    leave_office();
+  }
+
+  void leave_office() noexcept {
     reign_.reset();
-    if (holds_lock_) table_.processes().stop_leading();
-    holds_lock_ = false;
+    give_lock_back();
   }
 
   // A pidfd becomes readable the moment its process dies, and the lock is free by then. Where the
@@ -377,7 +402,7 @@ class Leader::Loop {
   EventPtr resign_event_;
   std::thread thread_;
 
-  // The thread's own.
+  // The thread's own, once it runs.
   std::unique_ptr<Reign> reign_;
   bool holds_lock_ = false;
   unsigned turns_ = 0;

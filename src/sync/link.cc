@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <exception>
 #include <utility>
 
 namespace larder::sync {
@@ -244,13 +243,10 @@ std::size_t Link::bytes_arrived() const noexcept {
 
 template <class F>
 void Link::guarded(F&& f) noexcept {
-  try {
-    f();
-  } catch (const std::exception& e) {
-    fail_later({Code::kInternal, name_ + ": a callback threw: " + e.what()});
-  } catch (...) {
-    fail_later({Code::kInternal, name_ + ": a callback threw"});
-  }
+  catch_all(f, [this](const char* what) {
+    fail_later({Code::kInternal, "exception"});  // short: allocates nothing
+    failure_ = {Code::kInternal, name_ + ": a callback threw: " + what};
+  });
 }
 
 void Link::handle_connect(const redisAsyncContext* context, int status) noexcept {

@@ -21,6 +21,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -40,6 +41,23 @@ struct LinkTarget {
   std::string password;
   int database = 0;
 };
+
+// For what a C library calls, which no exception may pass: runs `f` and, when it throws, `failed`
+// with the reason. Memory may be short, so `failed` does first what needs none: what it throws is
+// dropped.
+template <class F, class Failed>
+void catch_all(F&& f, Failed&& failed) noexcept {
+  try {
+    try {
+      f();
+    } catch (const std::exception& e) {
+      failed(e.what());
+    } catch (...) {
+      failed("an unknown exception");
+    }
+  } catch (...) {  // NOLINT(bugprone-empty-catch)
+  }
+}
 
 struct EventDeleter {
   void operator()(event* e) const noexcept { event_free(e); }

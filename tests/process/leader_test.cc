@@ -8,10 +8,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <memory>
+#include <new>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -124,6 +128,43 @@ TEST_CASE("a candidate killed before any of its system calls: the next one leads
                                                                     << " system calls");
   CHECK(calls > 20);
   CHECK(await([&] { return hosts.subscribers() == 2; }, kPatience));
+}
+
+namespace {
+
+// Memory runs out whenever this is told that its process was elected, twice.
+class Forgetful final : public Logger {
+ public:
+  void log(LogLevel, std::string_view message) override {
+    if (message.starts_with("elected") && ++elections_ <= 2) throw std::bad_alloc();
+  }
+
+ private:
+  std::atomic<int> elections_{0};
+};
+
+}  // namespace
+
+TEST_CASE(
+    "a candidate without memory at its election gives it back, and is elected in a later turn") {
+  RedisServer server;
+  TempDir folder;
+  Options options = host_options(folder, "a", server.unix_socket());
+  options.logger = std::make_shared<Forgetful>();
+  // The first is elected as its thread begins, the second by the first one's death.
+  Host a(options, 1);
+  REQUIRE(await([&] { return a.view.in_sync(); }, kPatience));
+  CHECK(a.view.leader().term == 3);
+  a.workers.emplace_back(a.cache);
+  REQUIRE(await([&] { return watches_a_leader(a.workers[1].pid()); }, kPatience));
+  a.workers[0].kill();
+  REQUIRE(await(
+      [&] {
+        return a.view.in_sync() && a.view.leader().pid == static_cast<unsigned>(a.workers[1].pid());
+      },
+      kPatience));
+  CHECK(a.view.leader().term == 6);
+  CHECK(record_locks(a.workers[1].pid()) == 2);
 }
 
 TEST_CASE("of candidates that wake at the same time one leads, and no term is wasted") {
