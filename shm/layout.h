@@ -101,19 +101,20 @@ inline constexpr std::uint32_t kMaxPlaces = 1u << kPlaceBits;
 constexpr std::uint32_t make_owner(std::uint32_t place, std::uint32_t incarnation) {
   return place | (incarnation & ((1u << kIncarnationBits) - 1)) << kPlaceBits;
 }
-// The word for a leader; who is elected while the former leader stands still cannot get its lock.
-inline constexpr std::uint32_t kWithoutLock = 1u << 31;
-constexpr std::uint64_t make_leader(std::uint64_t term, std::uint32_t owner, bool with_lock) {
-  return term << 32 | owner | (with_lock ? 0 : kWithoutLock);
+// The word for a leader. Its mark, in the bit that an owner leaves to a lock's waiters: elected
+// while the former leader stood still, it leads and waits until that one lets the lock go.
+inline constexpr std::uint32_t kAwaitsLock = 1u << 31;
+constexpr std::uint64_t make_leader(std::uint64_t term, std::uint32_t owner, bool holds_lock) {
+  return term << 32 | owner | (holds_lock ? 0 : kAwaitsLock);
 }
 constexpr std::uint32_t leader_owner(std::uint64_t leader) {
-  return static_cast<std::uint32_t>(leader) & ~kWithoutLock;
+  return static_cast<std::uint32_t>(leader) & ~kAwaitsLock;
 }
 // Does it name a leader of this term? Who began a term may have died before it put its name down.
 constexpr bool is_of_term(std::uint64_t leader, std::uint64_t term) {
   return leader >> 32 == static_cast<std::uint32_t>(term);
 }
-constexpr bool leads_without_lock(std::uint64_t leader) { return (leader & kWithoutLock) != 0; }
+constexpr bool awaits_lock(std::uint64_t leader) { return (leader & kAwaitsLock) != 0; }
 constexpr std::uint32_t owner_place(std::uint32_t owner) { return owner & (kMaxPlaces - 1); }
 constexpr std::uint32_t owner_incarnation(std::uint32_t owner) {
   return (owner & ~kWaiters) >> kPlaceBits;
@@ -164,7 +165,7 @@ struct alignas(kCacheLine) HotWords {
 // The leader's words. `head` is written before an event's first effect, `cursor` after its last.
 struct alignas(kCacheLine) SyncWords {
   Atomic<std::uint64_t> term;  // fencing number of the newest leader
-  // {low half of its term:32, leads without the lock:1, owner:31}; 0: none yet
+  // {low half of its term:32, awaits the lock:1, owner:31}; 0: none yet
   Atomic<std::uint64_t> leader;
   Atomic<std::uint64_t> heartbeat;  // counts the leader's turns; time is the observer's own
   Atomic<std::uint64_t> cursor_seq;

@@ -374,21 +374,21 @@ class Table::Impl {
 
   // Unless a newer leader has: who was stopped in its election must not name itself afterwards. The
   // word differs for each term, so a name that was written between the two looks is seen.
-  void name_leader(std::uint64_t term, std::uint32_t self, bool with_lock) noexcept {
+  void name_leader(std::uint64_t term, std::uint32_t self, bool holds_lock) noexcept {
     std::uint64_t named = sync_.leader.load(kAcquire);
     while (term_is_current(term) &&
-           !sync_.leader.compare_exchange_weak(named, make_leader(term, self, with_lock),
+           !sync_.leader.compare_exchange_weak(named, make_leader(term, self, holds_lock),
                                                std::memory_order_acq_rel, kAcquire)) {
     }
   }
 
-  bool is_led_without_lock() {
+  bool leader_awaits_lock() {
     const std::uint64_t leader = sync_.leader.load(kAcquire);
-    return leads_without_lock(leader) && is_of_term(leader, sync_.term.load(kAcquire)) &&
+    return awaits_lock(leader) && is_of_term(leader, sync_.term.load(kAcquire)) &&
            !processes_.is_dead(leader_owner(leader));
   }
 
-  Result<std::uint64_t> begin_term(std::uint64_t seen, bool with_lock) {
+  Result<std::uint64_t> begin_term(std::uint64_t seen, bool holds_lock) {
     const auto self = processes_.self();
     if (!self) return self.status();
     const std::uint64_t term = seen + 1;
@@ -397,7 +397,7 @@ class Table::Impl {
     }
     // Who led before is dead or stopped; what it said last holds no longer.
     hot_.in_sync.store(0, std::memory_order_release);
-    name_leader(term, *self, with_lock);
+    name_leader(term, *self, holds_lock);
     for (std::uint32_t i = 0; i < g_.stripe_count && term_is_current(term); ++i) {
       Hold hold(*this, i, leader_wait(i));
       if (!hold) {
@@ -543,14 +543,14 @@ std::uint64_t Table::raise_epoch() {
   return impl_->hot_.epoch.fetch_add(1, std::memory_order_acq_rel) + 1;
 }
 
-Result<std::uint64_t> Table::begin_term(std::uint64_t seen, bool with_lock) {
-  return impl_->begin_term(seen, with_lock);
+Result<std::uint64_t> Table::begin_term(std::uint64_t seen, bool holds_lock) {
+  return impl_->begin_term(seen, holds_lock);
 }
 Result<std::uint64_t> Table::begin_term() { return begin_term(impl_->sync_.term.load(kAcquire)); }
 void Table::got_leader_lock(std::uint64_t term) noexcept {
   impl_->name_leader(term, impl_->processes_.self_or_none(), true);
 }
-bool Table::is_led_without_lock() { return impl_->is_led_without_lock(); }
+bool Table::leader_awaits_lock() { return impl_->leader_awaits_lock(); }
 bool Table::term_is_current(std::uint64_t term) const noexcept {
   return impl_->term_is_current(term);
 }

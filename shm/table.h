@@ -184,13 +184,13 @@ class Table {
   // Raises the term, seals it into every stripe and takes the host out of sync. Called by who holds
   // the leader's lock, or found its holder standing still; `seen` is the term before that look.
   // kAlreadyExists, and nothing has changed: another process was elected since.
-  Result<std::uint64_t> begin_term(std::uint64_t seen, bool with_lock = true);
+  Result<std::uint64_t> begin_term(std::uint64_t seen, bool holds_lock = true);
   Result<std::uint64_t> begin_term();  // whatever the term is now
   // Who began `term` without the lock has it now.
   void got_leader_lock(std::uint64_t term) noexcept;
   // Is the newest leader, which could not get the lock when it was elected, alive? Then a free lock
   // is its.
-  bool is_led_without_lock();
+  bool leader_awaits_lock();
   bool term_is_current(std::uint64_t term) const noexcept;
   Applied apply(const Change& change, std::uint64_t term);
   // Is there a live copy of `key`? (No copy, no promotion.)

@@ -298,7 +298,7 @@ class Leader::Loop {
     const std::uint64_t term = words().term.load(std::memory_order_acquire);
     holds_lock_ = table_.processes().try_lead();
     if (!holds_lock_) return {};
-    if (!table_.is_led_without_lock()) return term;
+    if (!table_.leader_awaits_lock()) return term;
     give_lock_back();
     return {};
   }

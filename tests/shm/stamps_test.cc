@@ -309,7 +309,7 @@ TEST_CASE("who was stopped in an election that another has won since changes not
   CHECK(host.table->begin_term(seen).code() == Code::kAlreadyExists);
   CHECK(host.table->begin_term(seen, false).code() == Code::kAlreadyExists);
   CHECK(other->term_is_current(*newer));
-  CHECK_FALSE(other->is_led_without_lock());
+  CHECK_FALSE(other->leader_awaits_lock());
   CHECK(in_sync.load() == 1);
 }
 
@@ -318,10 +318,10 @@ TEST_CASE("who leads without the lock is asked for no more when a newer term has
   const auto term = host.table->begin_term(host.term, false);
   REQUIRE(term.ok());
   auto other = host.home.table();
-  CHECK(other->is_led_without_lock());
+  CHECK(other->leader_awaits_lock());
   // The next one dies before it puts its name down.
   host.words().term.fetch_add(1);
-  CHECK_FALSE(other->is_led_without_lock());
+  CHECK_FALSE(other->leader_awaits_lock());
 }
 
 TEST_CASE("a leader whose term was not sealed because a stripe was locked is sealed by the wipe") {
