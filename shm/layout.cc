@@ -153,6 +153,7 @@ std::string layout_text() {
       << " block " << kBlockGranules << "\n";
   out << "load tag " << kLoadTagBits << " until " << kLoadUntilBits << " unit " << kLoadUnitBits
       << "\n";
+  out << "closed " << kClosedEpoch << "\n";
   out << "lock place " << kPlaceBits << " incarnation " << kIncarnationBits << "\n";
   out << "counters";
   for (const char* name : kCounterNames) out << " " << name;

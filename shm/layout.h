@@ -152,6 +152,12 @@ struct Geometry {
   std::uint64_t map_words_per_stripe() const noexcept;  // the map, then a summary for each block
 };
 
+// Set in the epoch of a closed segment: one that another is taking the place of, or is about to
+// take the place of another itself, see resize.h. No entry is stamped with such an epoch, so
+// nothing held there can be read, and nothing is stored.
+inline constexpr std::uint64_t kClosedEpoch = 1ull << 31;
+constexpr bool is_closed(std::uint64_t epoch) { return (epoch & kClosedEpoch) != 0; }
+
 // Read by every get, written rarely.
 struct alignas(kCacheLine) HotWords {
   // Entries stamped with another epoch read as absent: raising it is an O(1) flush.

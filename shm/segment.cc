@@ -438,6 +438,8 @@ Result<std::shared_ptr<Segment>> Segment::attach(const std::string& path, Access
     bip::mapped_region region(OpenFile(*fd), mode, 0, header.size());
     const Superblock& block = header.block();
     std::shared_ptr<Segment> segment(new Segment(path, std::move(region), access, block.geometry));
+    segment->device_ = header.file.st_dev;
+    segment->inode_ = header.file.st_ino;
     if (writable) {
       auto lock_file = LockFile::open(lock_path_of(path, block.instance), block.instance);
       if (!lock_file) return lock_file_error(path, header.file, lock_file.status());
@@ -492,7 +494,8 @@ class CreationLock {
  public:
   // `options`: who may use the lock's file, if it has to be made.
   static Result<std::unique_ptr<CreationLock>> take(const std::string& segment_path,
-                                                    const SegmentOptions& options) {
+                                                    const SegmentOptions& options,
+                                                    std::uint64_t wait_ms = kCreateWaitMs) {
     const std::string path = segment_path + ".create";
     for (std::uint64_t waited_ms = 0;; waited_ms += 10) {
       auto fd = open_or_create(path, options);
@@ -504,7 +507,7 @@ class CreationLock {
       }
       // Who removes a segment removes this file too: then what we locked excludes nobody.
       if (locked && is_at(path, lock->fd_.get())) return lock;
-      if (waited_ms >= kCreateWaitMs) {
+      if (waited_ms >= wait_ms) {
         return {Code::kBusy,
                 "another process has been creating " + segment_path + " for 5 s; is it stopped?"};
       }
@@ -695,6 +698,33 @@ Status fill_new_file(const Fd& fd, const std::string& temporary, const std::stri
   return give_as_asked(fd.get(), temporary, options);
 }
 
+// A segment that is whole but for its name, which nobody knows.
+struct Unnamed {
+  std::string temporary;
+  Fd fd;
+};
+
+// For `path`, beside the plain name.
+Result<Unnamed> make_unnamed(const std::string& plain, const std::string& path,
+                             const SegmentOptions& options, const Geometry& geometry) {
+  remove_temporaries(plain);
+  std::string temporary = temporary_path_of(plain);
+  auto fd = make_own_file(temporary);
+  if (!fd) return fd.status();
+  if (Status s = fill_new_file(*fd, temporary, path, options, geometry); !s.ok()) {
+    ::unlink(temporary.c_str());
+    return s;
+  }
+  return Unnamed{std::move(temporary), std::move(*fd)};
+}
+
+Status give_name(const Unnamed& made, const std::string& path) {
+  if (rename(made.temporary.c_str(), path.c_str()) == 0) return {};
+  const int error = errno;
+  ::unlink(made.temporary.c_str());
+  return os_error(error, "cannot rename " + made.temporary);
+}
+
 std::vector<uid_t> trusted_by(const SegmentOptions& options) {
   std::vector<uid_t> owners = options.allowed_owners;
   if (options.owner != kNoOwner) owners.push_back(options.owner);
@@ -737,19 +767,9 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
   }
   remove_orphaned_lock_files(path);
 
-  remove_temporaries(plain);
-  const std::string temporary = temporary_path_of(plain);
-  const auto fd = make_own_file(temporary);
-  if (!fd) return fd.status();
-  if (Status s = fill_new_file(*fd, temporary, path, options, *geometry); !s.ok()) {
-    ::unlink(temporary.c_str());
-    return s;
-  }
-  if (rename(temporary.c_str(), path.c_str()) != 0) {
-    const int error = errno;
-    ::unlink(temporary.c_str());
-    return os_error(error, "cannot rename " + temporary);
-  }
+  const auto made = make_unnamed(plain, path, options, *geometry);
+  if (!made) return made.status();
+  if (Status s = give_name(*made, path); !s.ok()) return s;
   auto segment = attach(path, Access::kReadWrite, owners);
   if (segment) (*segment)->created_ = true;
   return segment;
@@ -838,6 +858,96 @@ Status Segment::remove(std::string_view directory, std::string_view name, bool f
   remove_temporaries(plain);
   ::unlink((plain + ".create").c_str());
   return {};
+}
+
+// ---- replacing --------------------------------------------------------------------------------
+
+namespace {
+
+// Whatever was held is absent: who closed it did not come to the end.
+void open_empty(Segment& segment) {
+  Atomic<std::uint64_t>& epoch = segment.superblock().hot.epoch;
+  std::uint64_t now = epoch.load(std::memory_order_acquire);
+  while (is_closed(now) && !epoch.compare_exchange_weak(now, (now + 1) & ~kClosedEpoch)) {
+  }
+}
+
+// Of the same users, for the same use.
+SegmentOptions options_like(Segment& segment, const struct stat& file, std::uint64_t bytes) {
+  SegmentOptions options;
+  const std::size_t slash = segment.path().rfind('/');
+  options.directory = slash == 0 ? "/" : segment.path().substr(0, slash);
+  options.bytes = bytes;
+  options.max_entries = segment.geometry().max_entries;
+  options.policy = segment.superblock().policy;
+  options.owner = file.st_uid;
+  options.group = file.st_gid;
+  options.mode = file.st_mode & 07777;
+  options.binding = segment.binding();
+  return options;
+}
+
+}  // namespace
+
+Status Segment::replace(const std::string& path, std::uint64_t bytes, const Succession& steps) {
+  const std::string plain(without_layout(path));
+  auto lock = CreationLock::take(plain, given_like(path, plain + ".create"));
+  if (!lock) return lock.status();
+  struct stat file {};
+  if (lstat(path.c_str(), &file) != 0) {
+    Status s = os_error(errno, "cannot resize " + path);
+    ::unlink((plain + ".create").c_str());
+    return s;
+  }
+  auto old = attach(path, Access::kReadWrite, {file.st_uid});
+  if (!old) return old.status();
+  open_empty(**old);  // who closed it died
+  const SegmentOptions options = options_like(**old, file, bytes);
+  const auto geometry = plan_geometry(options.bytes, options.max_entries);
+  if (!geometry) return geometry.status();
+  remove_orphaned_lock_files(path);
+
+  const auto made = make_unnamed(plain, path, options, *geometry);
+  if (!made) return made.status();
+  Status failed;
+  try {
+    bip::mapped_region region(OpenFile(made->fd), bip::read_write, 0, bytes);
+    Segment next(path, std::move(region), Access::kReadWrite, *geometry);
+    steps.before(**old, next);
+    next.superblock().hot.epoch.fetch_or(kClosedEpoch);
+    failed = give_name(*made, path);
+    if (failed.ok()) {
+      steps.after(**old, next);
+      ::unlink(lock_path_of(path, (*old)->superblock().instance).c_str());
+      return {};
+    }
+    ::unlink(lock_path_of(path, next.superblock().instance).c_str());
+  } catch (const bip::interprocess_exception& error) {
+    failed = map_error(made->temporary, error);
+    ::unlink(made->temporary.c_str());
+  }
+  open_empty(**old);
+  return failed;
+}
+
+Status Segment::reopen(const SegmentOptions& options) {
+  const std::string plain = path_of(options.directory, options.name);
+  auto lock = CreationLock::take(plain, options, 0);
+  if (!lock) return lock.status();
+  const std::vector<uid_t> owners = trusted_by(options);
+  const std::string path = current_path_of(options.directory, options.name, owners);
+  auto segment = attach(path, Access::kReadWrite, owners);
+  if (!segment) return segment.status();
+  if (!is_closed((*segment)->superblock().hot.epoch.load(std::memory_order_acquire))) return {};
+  ::unlink((plain + ".tmp").c_str());
+  remove_orphaned_lock_files(options, path);
+  open_empty(**segment);
+  return {};
+}
+
+bool Segment::is_at_path() const noexcept {
+  struct stat named {};
+  return stat(path_.c_str(), &named) == 0 && named.st_ino == inode_ && named.st_dev == device_;
 }
 
 std::string Segment::binding() const {

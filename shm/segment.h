@@ -22,6 +22,7 @@
 
 #include <boost/interprocess/mapped_region.hpp>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -82,6 +83,20 @@ class Segment {
   // go on with what they have mapped, newcomers make a new one.
   static Status remove(std::string_view directory, std::string_view name, bool force);
 
+  // What is to be done when a segment takes another's place, see resize.h.
+  struct Succession {
+    std::function<void(Segment& old, Segment& next)> before;  // nobody else has `next` yet
+    std::function<void(Segment& old, Segment& next)> after;   // the path names `next`, still closed
+  };
+  // Makes a segment of `bytes` beside the one at `path`, for the same users and the same binding,
+  // and gives it that path. An error: the old one is in force, empty if it was closed meanwhile.
+  static Status replace(const std::string& path, std::uint64_t bytes, const Succession& steps);
+  // Opens, empty, the closed segment that `open` would attach to, if who was replacing it is dead.
+  // kBusy: that one is at it.
+  static Status reopen(const SegmentOptions& options);
+  // Does the path still name this file?
+  bool is_at_path() const noexcept;
+
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
 
@@ -130,6 +145,8 @@ class Segment {
   boost::interprocess::mapped_region region_;
   Access access_;
   bool created_ = false;
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
   std::shared_ptr<LockFile> lock_file_;
 
   char* base_;

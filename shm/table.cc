@@ -59,6 +59,8 @@ class Table::Impl {
       }
       writer_.emplace(*table.segment_, stripe, table.policy_, table.processes_);
       if (acquired == Acquired::kFromDead) recover();
+      // Whoever copies it wants to find it as it was when it was closed.
+      if (shm::is_closed(table.hot_.epoch.load(kAcquire))) return;
       if (stripe_.bypass.load(kAcquire) != 0) writer_->wipe();
       writer_->sweep_if_due();
     }
@@ -212,7 +214,8 @@ class Table::Impl {
 
   // A change that did not get the lock must not leave an older value readable.
   void raise_bypass(std::uint32_t stripe) noexcept {
-    segment_->stripe(stripe).bypass.fetch_add(1, std::memory_order_acq_rel);
+    // seq_cst: either who copies the stripe sees this, or the caller sees that it is closed.
+    segment_->stripe(stripe).bypass.fetch_add(1, std::memory_order_seq_cst);
   }
 
   // Drops what is held of the key when it is older than `reach`.
@@ -249,6 +252,8 @@ class Table::Impl {
       if (own_change) raise_bypass(stripe);
       return Stored::kBusy;
     }
+    // Looked at under the lock: either this, or the change is there when the stripe is copied.
+    if (shm::is_closed(hot_.epoch.load(kAcquire))) return Stored::kClosed;
     // Who took the load over stores after this, under this lock.
     if (load != nullptr && !Loads::is_held(*load)) {
       count(Counter::kStoresRefused);
@@ -287,6 +292,7 @@ class Table::Impl {
       raise_bypass(stripe);
       return Stored::kBusy;
     }
+    if (shm::is_closed(hot_.epoch.load(kAcquire))) return Stored::kClosed;  // as in store()
     if (sample != nullptr && id.seq != 0) {
       if (hot_.epoch.load(kAcquire) == sample->epoch) {
         hold->raise_guard(hold->guard_of(hash), sample->epoch, id.seq);
@@ -316,6 +322,8 @@ class Table::Impl {
     }
     if (hold.stripe().term.load(kAcquire) != term) return refuse_stale_term();
     const std::uint64_t epoch = hot_.epoch.load(kAcquire);
+    if (shm::is_closed(epoch))
+      return Applied::kApplied;  // everything is absent, and nobody comes here
     Guard& guard = hold->guard_of(hash);
     const Applied applied = change.id.none() ? apply_without_id(hold, guard, change, hash, epoch)
                                              : apply_with_id(hold, guard, change, hash, epoch);
@@ -434,6 +442,14 @@ Table::~Table() = default;
 
 Segment& Table::segment() noexcept { return *impl_->segment_; }
 Processes& Table::processes() noexcept { return impl_->processes_; }
+bool Table::is_closed() const noexcept { return shm::is_closed(impl_->hot_.epoch.load()); }
+
+bool Table::has_pins() const noexcept {
+  const std::uint32_t place = owner_place(impl_->processes_.self_if_registered());
+  const auto& pins = impl_->segment_->place(place).pins;
+  return place != 0 && std::any_of(std::begin(pins), std::end(pins),
+                                   [](const auto& pin) { return pin.load(kAcquire) != 0; });
+}
 
 Status Table::join() {
   if (impl_->processes_.self_if_registered() != 0) [[likely]]

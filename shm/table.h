@@ -65,6 +65,7 @@ enum class Stored {
   kRefused,   // a newer change came meanwhile; any older copy is gone
   kTooLarge,  // above the maximum, or does not fit a stripe's arena; any older copy is gone
   kBusy,      // the stripe's lock was not to be had in time; for a change, readers miss there now
+  kClosed,    // not done, since the segment is closed; it has to be done in the one that follows
 };
 
 // A change as the leader hears of it.
@@ -92,6 +93,10 @@ class Table {
 
   Segment& segment() noexcept;
   Processes& processes() noexcept;
+  // Is another segment taking this one's place? Then everything is a miss, and no change is done.
+  bool is_closed() const noexcept;
+  // Does this process hold views?
+  bool has_pins() const noexcept;
 
   // Takes this process's place, which every change needs. Cheap once taken. kNoSpace when the
   // process table is full of the living.
@@ -163,15 +168,16 @@ class Table {
   Stored fill(const Record& record, const Sample& sample, ChangeId reach, const LoadLease& load);
   // Keeps one's own change after Redis took it under `id`.
   Stored set(const Record& record, const Sample& sample, ChangeId id);
-  // The same where there is no Redis.
+  // The same where there is no Redis. kClosed.
   Stored set(const Record& record);
   // One's own removal, taken by Redis under `id`. kRefused when something newer is held.
   Stored remove(std::string_view key, const Sample& sample, ChangeId id);
-  // Drops whatever is held of `key`: a change whose outcome is not known.
+  // Drops whatever is held of `key`: a change whose outcome is not known. kClosed.
   Stored drop(std::string_view key);
   // Everything changed before `seq` becomes a miss, within `epoch`.
   void raise_floor(std::uint64_t epoch, std::uint64_t seq);
-  // Drops everything held: an O(1) flush. Returns the new epoch.
+  // Drops everything held: an O(1) flush. Returns the new epoch. That of a closed segment: what
+  // takes its place has dropped everything too, unless it was in place before.
   std::uint64_t raise_epoch();
 
   // ---- loading, see load.h ----

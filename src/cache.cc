@@ -3,11 +3,14 @@
 // The order of work, which everything rests on:
 //   read    look in the segment; else note a sample, ask Redis, keep the answer under the sample
 //   change  note a sample, change Redis (which logs and announces it), then the copy here
+//   either  where the segment is closed, move over to the one that took its place, see shm/resize.h
 // A change that Redis refused, or did not answer, leaves no copy here and is not repeated.
 #include "larder/cache.h"
 
 #include <limits.h>
 #include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +21,7 @@
 #include <mutex>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "shm/clock.h"
 #include "shm/fork.h"
@@ -123,6 +127,20 @@ std::uint64_t deadline_after(std::uint64_t asked_ms, milliseconds ttl) {
   return ttl.count() <= 0 ? shm::kNeverExpires : asked_ms + static_cast<std::uint64_t>(ttl.count());
 }
 
+// Can no other thread be inside a call? False also where that cannot be told.
+bool is_only_thread() {
+  constexpr nlink_t kOfEmptyFolder = 2;
+  constexpr int kLooks = 10;  // a thread that was joined is seen there for a moment more
+  for (int look = 0; look < kLooks; ++look) {
+    struct stat tasks {};
+    if (stat("/proc/self/task", &tasks) != 0) return false;
+    if (tasks.st_nlink == kOfEmptyFolder + 1) return true;
+    const timespec pause{0, 1'000'000};
+    nanosleep(&pause, nullptr);
+  }
+  return false;
+}
+
 }  // namespace
 
 class [[gnu::visibility("hidden")]] Cache::Impl {
@@ -131,10 +149,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
        std::optional<sync::ClientOptions> client)
       : options_(std::move(options)),
         logger_(options_.logger ? options_.logger : std::make_shared<SilentLogger>()),
-        node_id_(std::move(node_id)),
-        table_(std::move(segment),
-               {options_.lock_timeout, options_.value_max_bytes, options_.verify_checksums}) {
-    table_.bury_former_program();
+        node_id_(std::move(node_id)) {
+    use_segment(std::move(segment));
+    table().bury_former_program();
     if (!client) return;
     leader_options_ = leader_options(options_, client->endpoint);
     client_.emplace(std::move(*client));
@@ -155,7 +172,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   Status get_local(std::string_view key, Lookup & lookup) {
     if (!is_key(key)) [[unlikely]]
       return bad_key(key, lookup);
-    (void)read_local(full_key(key), lookup);
+    const std::string_view name = full_key(key);
+    if (!read_local(name, lookup) && find_open_table()) (void)read_local(name, lookup);
     return {};
   }
 
@@ -166,9 +184,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (!is_key(key)) [[unlikely]]
       return bad_key(key, lookup);
     const std::string_view name = full_key(key);
-    if (read_local(name, lookup) || !client_) [[likely]]
+    if (read_local(name, lookup)) [[likely]]
       return {};
-    return fetch(name, lookup);
+    return read_elsewhere(name, lookup);
   }
 
   Status get_many(std::span<const std::string_view> keys, std::span<Lookup> lookups) {
@@ -177,6 +195,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
                                           std::to_string(lookups.size()) + " lookups"};
     }
     (void)start();
+    if (table().is_closed()) (void)find_open_table();
     Status first;
     while (!keys.empty()) {
       std::size_t now = 0;
@@ -192,8 +211,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   Result<View> view(std::string_view key) {
     if (Status s = check_change(key); !s.ok()) return s;
+    if (table().is_closed()) (void)find_open_table();
     const bool was_in_sync = in_sync();
-    auto pinned = table_.pin(full_key(key));
+    auto pinned = table().pin(full_key(key));
     if (!pinned) return pinned.status();
     View view;
     if (pinned->word == nullptr) return view;
@@ -202,7 +222,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     view.pin_ = pinned->pin;
     view.generation_ = pinned->generation;
     view.stale_ = !was_in_sync;
-    if (view.stale_) table_.count(Counter::kStaleHits);
+    if (view.stale_) table().count(Counter::kStaleHits);
     return view;
   }
 
@@ -223,14 +243,16 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     // A look at the clock is a tenth of a local set.
     const std::uint64_t asked_ms = ttl.count() > 0 ? shm::now_ms() : 0;
     const std::uint64_t deadline = deadline_after(asked_ms, ttl);
-    table_.count(Counter::kSets);
+    table().count(Counter::kSets);
     if (!client_) return set_local_only({name, value, deadline});
 
-    const shm::Sample sample = table_.sample(name);
+    shm::Table& table = this->table();
+    const shm::Sample sample = table.sample(name);
     const auto written = client_->set(name, value, ttl, announce);
     if (!written) return failed_change(name, written.status());
     // Refused, too large or busy: then there is no copy here that could be older.
-    (void)table_.set({name, value, deadline}, sample, written->id);
+    (void)table.set({name, value, deadline}, sample, written->id);
+    tell_successor(table, sample, name, written->id);
     report_unpublished(*written);
     return too_large ? above_maximum(value.size(), "Redis has it, but no host keeps a copy of it")
                      : Status();
@@ -239,26 +261,22 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   Status remove(std::string_view key) {
     if (Status s = check_change(key); !s.ok()) return s;
     const std::string_view name = full_key(key);
-    table_.count(Counter::kRemoves);
-    if (!client_) {
-      if (table_.drop(name) == Stored::kBusy) return busy();
-      return {};
-    }
-    const shm::Sample sample = table_.sample(name);
+    table().count(Counter::kRemoves);
+    if (!client_) return drop(name) == Stored::kBusy ? busy() : Status();
+    shm::Table& table = this->table();
+    const shm::Sample sample = table.sample(name);
     const auto written = client_->remove(name);
     if (!written) return failed_change(name, written.status());
-    (void)table_.remove(name, sample, written->id);
+    (void)table.remove(name, sample, written->id);
+    tell_successor(table, sample, name, written->id);
     report_unpublished(*written);
     return {};
   }
 
   Status clear() {
     if (Status s = start(); !s.ok()) return s;
-    table_.count(Counter::kClears);
-    if (!client_) {
-      table_.raise_epoch();
-      return {};
-    }
+    table().count(Counter::kClears);
+    if (!client_) return flush();
     const std::uint64_t epoch = hot().epoch.load(std::memory_order_acquire);
     if (options_.clear_scope == ClearScope::kDatabase) {
       return cleared(client_->clear_database(), epoch);
@@ -278,7 +296,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   // ---- looking ----
 
   Stats stats() {
-    const shm::Totals t = shm::totals(table_.segment());
+    const shm::Totals t = shm::totals(table().segment());
     Stats s;
     s.local_hits = t[Counter::kLocalHits];
     s.local_misses = t[Counter::kLocalMisses];
@@ -309,7 +327,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     s.stale_term_writes = t[Counter::kStaleTermWrites];
     s.locks_lost = t[Counter::kLocksLost];
     s.corrupt = t[Counter::kCorrupt];
-    s.segment_bytes = table_.segment().geometry().segment_bytes;
+    s.segment_bytes = table().segment().geometry().segment_bytes;
     s.live_bytes = t.live_bytes;
     s.pinned_bytes = t.pinned_bytes;
     s.free_bytes = t.free_bytes;
@@ -320,26 +338,29 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     s.views = t.pins;
     s.entries = t.entries;
     s.processes = t.processes;
-    s.epoch = hot().epoch.load(std::memory_order_relaxed);
+    s.epoch = hot().epoch.load(std::memory_order_relaxed) & ~shm::kClosedEpoch;
     s.in_sync = in_sync();
     return s;
   }
 
-  bool in_sync() noexcept {
-    if (!client_) return true;
-    if (hot().in_sync.load(std::memory_order_acquire) == 0) return false;
-    // A started process stands ready to replace a leader that dies. One that never started may be
-    // the last of its host, and must look for itself whether anybody still leads.
-    return is_started() || heart_beats();
-  }
+  bool in_sync() noexcept { return in_sync(table()); }
   const Options& options() const noexcept { return options_; }
   const std::string& node_id() const noexcept { return node_id_; }
 
  private:
+  bool in_sync(shm::Table & table) noexcept {
+    if (!client_) return true;
+    const shm::HotWords& hot = table.segment().superblock().hot;
+    if (hot.in_sync.load(std::memory_order_acquire) == 0) return false;
+    // A started process stands ready to replace a leader that dies. One that never started may be
+    // the last of its host, and must look for itself whether anybody still leads.
+    return is_started() || heart_beats();
+  }
+
   // Has the leader's heartbeat moved lately, by this process's own looks and clock?
   [[gnu::noinline]] bool heart_beats() noexcept {
     const std::uint64_t beat =
-        table_.segment().superblock().sync.heartbeat.load(std::memory_order_relaxed);
+        table().segment().superblock().sync.heartbeat.load(std::memory_order_relaxed);
     const std::uint64_t now = shm::now_ms();
     if (seen_beat_.exchange(beat, std::memory_order_relaxed) != beat) {
       seen_beat_ms_.store(now, std::memory_order_relaxed);
@@ -348,25 +369,32 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return quiet_ms < static_cast<std::uint64_t>(leader_options_.heartbeat_lost.count());
   }
 
-  shm::HotWords& hot() { return table_.segment().superblock().hot; }
+  shm::HotWords& hot() { return table().segment().superblock().hot; }
 
   // Who led before may have died without a word: what it left is not in sync.
   void distrust_the_departed() {
-    shm::Segment& segment = table_.segment();
+    shm::Segment& segment = table().segment();
     if (segment.lock_file()->held_by_other(segment.geometry().place_count)) return;
-    if (!table_.processes().try_lead()) return;  // a thread of ours leads
+    if (!table().processes().try_lead()) return;  // a thread of ours leads
     hot().in_sync.store(0, std::memory_order_release);
-    table_.processes().stop_leading();
+    table().processes().stop_leading();
   }
 
   Status start_in_this_process() {
     std::lock_guard hold(start_mutex_);
     const std::uint64_t here = shm::fork_generation();
     if (started_generation_.load(std::memory_order_acquire) == here) return {};
-    if (Status s = table_.join(); !s.ok()) return s;
+    if (table().is_closed()) (void)try_to_move();
+    return join();
+  }
+
+  // With start_mutex_ held.
+  Status join() {
+    const std::uint64_t here = shm::fork_generation();
+    if (Status s = table().join(); !s.ok()) return s;
     if (client_) {
       sync::Leader::abandon(std::move(leader_));  // a parent's
-      auto leader = std::make_unique<sync::Leader>(table_, leader_options_, logger_);
+      auto leader = std::make_unique<sync::Leader>(table(), leader_options_, logger_);
       if (Status s = leader->start(); !s.ok()) return s;
       leader_ = std::move(leader);
     }
@@ -389,14 +417,15 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   }
 
   [[gnu::always_inline]] bool read_local(std::string_view name, Lookup & lookup) {
+    shm::Table& table = this->table();
     // Before the value is read: a leader that comes back in between drops what is older than its
     // word, but not what we have copied already.
-    lookup.stale = !in_sync();
-    if (!table_.get(name, lookup.value)) [[unlikely]]
+    lookup.stale = !in_sync(table);
+    if (!table.get(name, lookup.value)) [[unlikely]]
       return missed(lookup);
     lookup.source = Source::kLocal;
     if (lookup.stale) [[unlikely]]
-      table_.count(Counter::kStaleHits);
+      table.count(Counter::kStaleHits);
     return true;
   }
 
@@ -438,15 +467,16 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       for (std::size_t i = 0; i < keys.size(); ++i) names[i] = prefixed(keys[i], i);
       keys = std::span(names).first(keys.size());
     }
-    const bool stale = !in_sync();  // before any value is read, as in read_local()
-    const std::uint32_t hits = table_.get_batch(
+    shm::Table& table = this->table();
+    const bool stale = !in_sync(table);  // before any value is read, as in read_local()
+    const std::uint32_t hits = table.get_batch(
         keys, [&lookups](std::size_t i) -> std::string& { return lookups[i].value; });
     Status first;
     for (std::size_t i = 0; i < keys.size(); ++i) {
       if (hits >> i & 1) [[likely]] {
         lookups[i].source = Source::kLocal;
         lookups[i].stale = stale;
-        if (stale) table_.count(Counter::kStaleHits);
+        if (stale) table.count(Counter::kStaleHits);
         continue;
       }
       missed(lookups[i]);
@@ -456,30 +486,38 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return first;
   }
 
+  // Not in shared memory, or not in this one any more.
+  [[gnu::noinline]] Status read_elsewhere(std::string_view name, Lookup & lookup) {
+    if (find_open_table() && read_local(name, lookup)) return {};
+    return client_ ? fetch(name, lookup) : Status();
+  }
+
   [[gnu::noinline]] Status fetch(std::string_view name, Lookup & lookup) {
-    const shm::Sample sample = table_.sample(name);
+    shm::Table& table = this->table();
+    const shm::Sample sample = table.sample(name);
     const std::uint64_t asked_ms = shm::now_ms();
     auto fetched = client_->fetch(name);
     if (!fetched) {
-      table_.count(Counter::kRemoteErrors);
+      table.count(Counter::kRemoteErrors);
       return fetched.status();
     }
     if (!fetched->value) {
-      table_.count(Counter::kRemoteMisses);
+      table.count(Counter::kRemoteMisses);
       return {};
     }
-    table_.count(Counter::kRemoteHits);
+    table.count(Counter::kRemoteHits);
     lookup.source = Source::kRemote;
     lookup.value = std::move(*fetched->value);
     const milliseconds ttl{fetched->ttl_ms < 0 ? 0 : std::max<std::int64_t>(fetched->ttl_ms, 1)};
-    (void)table_.fill({name, lookup.value, deadline_after(asked_ms, ttl)}, sample, fetched->last);
+    (void)table.fill({name, lookup.value, deadline_after(asked_ms, ttl)}, sample, fetched->last);
     return {};
   }
 
   Status set_local_only(const shm::Record& record) {
-    switch (table_.set(record)) {
+    switch (change_alone([&](shm::Table& table) { return table.set(record); })) {
       case Stored::kStored:
       case Stored::kRefused:
+      case Stored::kClosed:
         return {};  // cleared in the same moment
       case Stored::kTooLarge:
         if (record.value.size() > options_.value_max_bytes) {
@@ -487,7 +525,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
                                "it was not kept, nor what was held of its key");
         }
         return {Code::kTooLarge, "key and value together exceed a stripe of the segment (" +
-                                     std::to_string(table_.segment().geometry().arena_bytes()) +
+                                     std::to_string(table().segment().geometry().arena_bytes()) +
                                      " bytes), or views hold too much of it, and there is no Redis "
                                      "to keep them; make segment_bytes larger"};
       case Stored::kBusy:
@@ -510,14 +548,14 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   // It may or may not have happened: what is held of the key may be old now.
   Status failed_change(std::string_view name, const Status& why) {
-    table_.count(Counter::kRemoteErrors);
-    (void)table_.drop(name);
+    table().count(Counter::kRemoteErrors);
+    (void)drop(name);
     return why;
   }
 
   void report_unpublished(const sync::Written& written) {
     if (written.published.ok()) return;
-    table_.count(Counter::kUnpublished);
+    table().count(Counter::kUnpublished);
     logger_->log(LogLevel::kError,
                  "a change was made but not announced; other hosts notice at the "
                  "next one: " +
@@ -526,19 +564,149 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   Status cleared(const Result<sync::Written>& written, std::uint64_t epoch) {
     if (!written) {
-      table_.count(Counter::kRemoteErrors);
-      table_.raise_epoch();  // some of it may have happened
+      table().count(Counter::kRemoteErrors);
+      (void)flush();  // some of it may have happened
       return written.status();
     }
-    table_.raise_floor(epoch, written->id.seq);
+    table().raise_floor(epoch, written->id.seq);
+    // The floor of a closed segment is not carried over.
+    if (shm::is_closed(epoch) || table().is_closed()) (void)flush();
     report_unpublished(*written);
     return {};
+  }
+
+  // ---- from a closed segment to the one that takes its place ----
+
+  shm::Table& table() const noexcept {
+    // acquire: pairs with the release in use_segment().
+    return *current_.load(std::memory_order_acquire);
+  }
+
+  void use_segment(std::shared_ptr<shm::Segment> segment) {
+    tables_.push_back(std::make_unique<shm::Table>(
+        std::move(segment), shm::TableOptions{options_.lock_timeout, options_.value_max_bytes,
+                                              options_.verify_checksums}));
+    current_.store(tables_.back().get(), std::memory_order_release);
+  }
+
+  // True when this made a difference: there is another segment, or this one was opened again.
+  // Does not wait for who is replacing it.
+  [[gnu::noinline]] bool find_open_table() {
+    if (!table().is_closed()) [[likely]]
+      return false;
+    std::lock_guard hold(start_mutex_);
+    return !table().is_closed() || try_to_move();
+  }
+
+  // With start_mutex_ held.
+  bool try_to_move() {
+    shm::Segment& closed = table().segment();
+    if (closed.is_at_path()) {
+      // Who replaces it may have died.
+      return shm::Segment::reopen(segment_options(options_)).ok();
+    }
+    auto segment = shm::Segment::open(segment_options(options_));
+    if (!segment) {
+      if (std::exchange(complained_of_, &closed) == &closed) return false;  // once is enough
+      logger_->log(LogLevel::kError,
+                   "cannot move to the segment that took the place of the one in use: " +
+                       segment.status().message());
+      return false;
+    }
+    if ((*segment)->superblock().instance == closed.superblock().instance) return false;
+    move_to(std::move(*segment));
+    return true;
+  }
+
+  void move_to(std::shared_ptr<shm::Segment> segment) {
+    logger_->log(LogLevel::kInfo, "moving to the new segment " + segment->path() + " of " +
+                                      std::to_string(segment->geometry().segment_bytes) + " bytes");
+    use_segment(std::move(segment));
+    const bool was_started = is_started();
+    if (was_started) {
+      leader_.reset();
+      started_generation_.store(shm::kNoGeneration, std::memory_order_release);
+    }
+    forget_old_tables();
+    if (was_started) (void)join();  // or at the next call
+  }
+
+  // The memory of a segment that was replaced goes once nothing here can look into it. With other
+  // threads, which may be in the middle of a call, that is when the cache is closed.
+  void forget_old_tables() {
+    if (!is_only_thread()) return;
+    std::erase_if(tables_, [this](const auto& table) {
+      return table.get() != current_.load(std::memory_order_relaxed) && !table->has_pins();
+    });
+  }
+
+  // The same, waiting at most until `deadline_ms`.
+  bool wait_for_open_table(std::uint64_t deadline_ms) {
+    for (;;) {
+      if (!table().is_closed() || find_open_table()) return true;
+      if (shm::now_ms() >= deadline_ms) return false;
+      const timespec pause{0, 1'000'000};
+      nanosleep(&pause, nullptr);
+    }
+  }
+
+  std::uint64_t change_deadline_ms() const {
+    return shm::now_ms() + static_cast<std::uint64_t>(options_.lock_timeout.count());
+  }
+
+  // A change of this host alone, in the segment that is in force.
+  template <class Change>
+  Stored change_alone(Change change) {
+    for (std::uint64_t deadline_ms = 0;;) {
+      const Stored stored = change(table());
+      // Busy: who closes the segment may have copied that stripe before it was bypassed.
+      const bool closed =
+          stored == Stored::kClosed || (stored == Stored::kBusy && table().is_closed());
+      if (!closed) [[likely]]
+        return stored;
+      if (deadline_ms == 0) deadline_ms = change_deadline_ms();
+      if (!wait_for_open_table(deadline_ms) && !flush_closed()) return Stored::kBusy;
+    }
+  }
+
+  // What could not be changed must not be read either, when the copy of it is in place. True: it is
+  // in place already, and can be changed.
+  bool flush_closed() {
+    shm::Table& closed = table();
+    if (!shm::is_closed(closed.raise_epoch())) return true;
+    return find_open_table();
+  }
+
+  Stored drop(std::string_view name) {
+    return change_alone([name](shm::Table& table) { return table.drop(name); });
+  }
+
+  Status flush() {
+    const std::uint64_t deadline_ms = change_deadline_ms();
+    while (shm::is_closed(table().raise_epoch())) {
+      if (!wait_for_open_table(deadline_ms)) return busy();
+    }
+    return {};
+  }
+
+  // After a change that Redis took: the new segment may hold what was asked before it, or be about
+  // to, and what the closed one knows of the change is lost.
+  void tell_successor(shm::Table & told, const shm::Sample& sample, std::string_view name,
+                      shm::ChangeId id) {
+    if (!told.is_closed() && !shm::is_closed(sample.epoch)) [[likely]]
+      return;
+    // Still closed: what is asked for once it is open is newer than this change.
+    if (!wait_for_open_table(0) && table().is_closed()) return;
+    shm::Table& now = table();
+    (void)now.remove(name, now.sample(name), id);
   }
 
   const Options options_;
   const std::shared_ptr<Logger> logger_;
   const std::string node_id_;
-  shm::Table table_;
+  std::vector<std::unique_ptr<shm::Table>> tables_;  // the last is in use, see forget_old_tables()
+  std::atomic<shm::Table*> current_{nullptr};
+  const shm::Segment* complained_of_ = nullptr;  // under start_mutex_
   std::optional<sync::Client> client_;
   sync::LeaderOptions leader_options_;
   std::atomic<std::uint64_t> seen_beat_{UINT64_MAX};

@@ -2,7 +2,7 @@
 //
 // Most only look: the segment is mapped read-only, no lock is taken and no place, so they work
 // while a writer holds locks, is stopped, or died, and on a copy of the file. Those that change
-// anything are rm, and repair and reap with --write; they wait for nobody without a bound.
+// anything are rm, and repair, reap and resize with --write; they wait for nobody without a bound.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,7 @@ struct Arguments {
   std::string key;
   std::string prefix;
   std::int64_t limit = 0;  // 0: all
+  std::uint64_t size = 0;  // bytes
   bool all = false;
   bool deep = false;
   bool force = false;
@@ -43,6 +44,7 @@ int locks(const Arguments& arguments);
 int pins(const Arguments& arguments);
 int repair(const Arguments& arguments);
 int reap(const Arguments& arguments);
+int resize(const Arguments& arguments);
 int rm(const Arguments& arguments);
 
 // Says on standard error what went wrong and, with --json, on standard output too.

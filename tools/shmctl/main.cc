@@ -18,13 +18,15 @@ using larder::tools::Arguments;
 
 constexpr const char* kFooter =
     "NAME is a segment of the directory; with a slash it is a path, also of a copied file.\n"
-    "Every command but rm, repair and reap only looks: it maps the file read-only and takes no\n"
-    "lock, so it works while processes are stopped or dead, and on a copied file.\n"
+    "Every command but rm, repair, reap and resize only looks: it maps the file read-only and "
+    "takes\n"
+    "no lock, so it works while processes are stopped or dead, and on a copied file.\n"
     "A key or name that starts with '-' goes after '--'.\n"
     "\n"
     "Exit status: 0 fine; 1 degraded (stripes bypassed or locked by the dead, views of the dead),\n"
-    "no such key, or in use and so not removed or repaired; 2 broken, invariants are violated; 3\n"
-    "cannot attach, the message says why; 4 wrong usage, or the output could not be written.";
+    "no such key, in use and so not removed or repaired, or no room to resize; 2 broken,\n"
+    "invariants are violated; 3 cannot attach, the message says why; 4 wrong usage, or the output\n"
+    "could not be written.";
 
 // A peer that truncates the file while we read it takes the memory away from under us.
 void on_bus_error(int) {
@@ -116,6 +118,18 @@ class Program {
         add("reap", "frees what dead processes left: places, locks, views", tools::reap);
     add_target(reap).required();
     reap.add_flag("--write", arguments_.write, "yes, change the segment");
+
+    CLI::App& resize = add("resize",
+                           "gives a segment in use another size; processes move over without a "
+                           "restart, each at its next call, and what they used is a miss for some "
+                           "milliseconds. The most used entries are copied; with Redis none are, "
+                           "since that has them. There must be room for both sizes at a time",
+                           tools::resize);
+    add_target(resize).required();
+    resize.add_option("--size", arguments_.size, "the new size: bytes, or with KiB, MiB, GiB")
+        ->required()
+        ->transform(CLI::AsSizeValue(false));
+    resize.add_flag("--write", arguments_.write, "yes, change the segment");
 
     CLI::App& rm = add("rm", "removes a segment that nobody uses", tools::rm);
     add_target(rm).required();

@@ -1,0 +1,272 @@
+#include "shm/resize.h"
+
+#include <algorithm>
+#include <deque>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "shm/checksum.h"
+#include "shm/clock.h"
+#include "shm/entry.h"
+#include "shm/inspect.h"
+#include "shm/lock.h"
+#include "shm/policy.h"
+#include "shm/process.h"
+#include "shm/racy_copy.h"
+#include "shm/writer.h"
+
+namespace larder::shm {
+namespace {
+
+constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
+constexpr std::memory_order kAcquire = std::memory_order_acquire;
+constexpr std::chrono::milliseconds kStripeWait{100};
+// Of the new segment's room. Its stripes do not fill evenly, and what overflows is evicted.
+constexpr std::uint64_t kFillPercent = 90;
+
+// A slot of the old segment that holds something.
+struct Candidate {
+  std::uint32_t worth;
+  std::uint32_t stripe;
+  std::uint32_t bucket;
+  std::uint32_t slot;
+};
+
+// What was read there, and when.
+struct Copied {
+  std::uint64_t hash;  // in the new segment
+  std::uint32_t stripe;
+  std::uint32_t bucket;
+  std::uint32_t version;
+};
+
+// An entry as it was at one moment.
+struct Copy {
+  std::string key;
+  std::string value;
+  EntryHeader header;
+  std::uint32_t version;
+};
+
+class Copier {
+ public:
+  Copier(Segment& old, Segment& next)
+      : old_(old),
+        next_(next),
+        policy_(policy_of(old.superblock().policy)),
+        old_processes_(old),
+        next_processes_(next),
+        epoch_(old.superblock().hot.epoch.load(kAcquire)) {
+    for (std::uint32_t i = 0; i < next.geometry().stripe_count; ++i) {
+      writers_.emplace_back(next, i, policy_, next_processes_).sweep_if_due();
+    }
+  }
+
+  // Most wanted last, so that they are what was used last there too.
+  void copy() {
+    std::vector<Candidate> wanted = candidates();
+    std::sort(wanted.begin(), wanted.end(),
+              [](const Candidate& a, const Candidate& b) { return a.worth > b.worth; });
+    wanted.resize(count_that_fit(wanted));
+    copied_.reserve(wanted.size());
+    Copy copy;
+    std::for_each(wanted.rbegin(), wanted.rend(), [&](const Candidate& candidate) {
+      if (read(candidate, copy)) keep(candidate, copy);
+    });
+  }
+
+  // Returns the epoch of the closed segment.
+  std::uint64_t close() {
+    return closed_ = old_.superblock().hot.epoch.fetch_or(kClosedEpoch) | kClosedEpoch;
+  }
+
+  // Returns how many there were.
+  std::uint64_t drop_changed() {
+    if (copied_.empty()) return 0;
+    if ((closed_ & ~kClosedEpoch) != epoch_) return drop_all();
+    std::sort(copied_.begin(), copied_.end(),
+              [](const Copied& a, const Copied& b) { return a.stripe < b.stripe; });
+    std::uint64_t dropped = 0;
+    for (auto first = copied_.begin(); first != copied_.end();) {
+      const auto last = std::find_if(first, copied_.end(), [&](const Copied& copied) {
+        return copied.stripe != first->stripe;
+      });
+      dropped += drop_changed({&*first, static_cast<std::size_t>(last - first)});
+      first = last;
+    }
+    return dropped;
+  }
+
+ private:
+  std::vector<Candidate> candidates() const {
+    std::vector<Candidate> all;
+    const Geometry& g = old_.geometry();
+    for (std::uint32_t s = 0; s < g.stripe_count; ++s) {
+      const std::uint32_t tick = old_.stripe(s).tick.load(kRelaxed);
+      const std::uint32_t buckets = buckets_in_use(g, old_.stripe(s).index.load(kAcquire));
+      for (std::uint32_t b = 0; b < buckets; ++b) {
+        const Bucket& bucket = old_.bucket(s, b);
+        for (std::uint32_t i = 0; i < kSlotsPerBucket; ++i) {
+          if (bucket.slots[i].load(kRelaxed) == 0) continue;
+          all.push_back({policy_.worth(bucket.use[i].load(kRelaxed), tick), s, b, i});
+        }
+      }
+    }
+    return all;
+  }
+
+  // By what their headers say now; an estimate will do.
+  std::size_t count_that_fit(const std::vector<Candidate>& wanted) const {
+    const Geometry& g = next_.geometry();
+    std::uint64_t room = std::uint64_t{g.arena_granules} * g.stripe_count * kFillPercent / 100;
+    std::size_t count = 0;
+    for (const Candidate& candidate : wanted) {
+      const auto entry = read_entry(old_, candidate.stripe, slot_of(candidate).load(kAcquire));
+      const std::uint64_t granules = entry ? entry->run.granules : 0;
+      if (granules > room) break;
+      room -= granules;
+      ++count;
+    }
+    return count;
+  }
+
+  Bucket& bucket_of(const Candidate& candidate) const {
+    return old_.bucket(candidate.stripe, candidate.bucket);
+  }
+  const Atomic<std::uint32_t>& slot_of(const Candidate& candidate) const {
+    return bucket_of(candidate).slots[candidate.slot];
+  }
+
+  // As a reader does, but the version is compared once more, in drop_changed().
+  bool read(const Candidate& candidate, Copy& copy) const {
+    const Bucket& bucket = bucket_of(candidate);
+    // acquire: as in Reader, what is read after this is as new as the version.
+    copy.version = bucket.version.load(kAcquire);
+    const std::uint32_t word = slot_of(candidate).load(kAcquire);
+    const auto entry = read_entry(old_, candidate.stripe, word);
+    if (word == 0 || !entry) return false;
+    copy.header = entry->header;
+    assign_from_shared(copy.key, entry->key(), entry->header.key_bytes());
+    assign_from_shared(copy.value, entry->value(), entry->header.value_bytes());
+    if (version_after_copy(bucket.version) != copy.version) return false;
+    return is_current(copy.header, epoch_, old_.superblock().hot.floor.load(kAcquire)) &&
+           !is_expired(copy.header) &&
+           copy.header.checksum() == entry_checksum(copy.header, old_.hash(copy.key), copy.value);
+  }
+
+  void keep(const Candidate& candidate, const Copy& copy) {
+    const std::uint64_t hash = next_.hash(copy.key);
+    Writer& writer = writers_[stripe_of(next_.geometry(), hash)];
+    const NewEntry entry{copy.key,
+                         hash,
+                         copy.value,
+                         copy.header.expires_ms(),
+                         {next_.superblock().hot.epoch.load(kRelaxed), 0, {}}};
+    // Held already: it moved within the old segment while we went through it. Both are in
+    // `copied_`, so this one goes when either did.
+    if (writer.put(entry, writer.find(copy.key, hash))) {
+      copied_.push_back({hash, candidate.stripe, candidate.bucket, copy.version});
+    }
+  }
+
+  std::uint64_t drop_changed(std::span<Copied> of_stripe) {
+    const std::uint32_t index = of_stripe.front().stripe;
+    Stripe& stripe = old_.stripe(index);
+    const std::uint32_t self = old_processes_.self_or_none();
+    const Acquired acquired =
+        self == 0 ? Acquired::kTimeout : acquire(stripe, self, old_processes_, kStripeWait);
+    const bool whole = acquired == Acquired::kClean && stripe.bypass.load() == 0;
+    std::uint64_t dropped = 0;
+    for (const Copied& copied : of_stripe) {
+      if (whole && old_.bucket(index, copied.bucket).version.load(kAcquire) == copied.version) {
+        continue;
+      }
+      drop(copied.hash);
+      ++dropped;
+    }
+    // In case it is opened again.
+    if (acquired == Acquired::kFromDead) Writer(old_, index, policy_, old_processes_).repair();
+    if (acquired != Acquired::kTimeout) (void)release(stripe, self);
+    return dropped;
+  }
+
+  std::uint64_t drop_all() {
+    for (const Copied& copied : copied_) drop(copied.hash);
+    return copied_.size();
+  }
+
+  // Two keys of one hash are dropped together.
+  void drop(std::uint64_t hash) {
+    const KeyPlace place = place_of(next_, hash);
+    Writer& writer = writers_[place.stripe];
+    for (const std::uint32_t b : {place.home, place.other}) {
+      for (const auto& slot : next_.bucket(place.stripe, b).slots) {
+        const std::uint32_t word = slot.load(kRelaxed);
+        if (!slot_matches(word, hash)) continue;
+        const auto entry = read_entry(next_, place.stripe, word);
+        if (!entry) continue;
+        const std::string_view key(entry->key(), entry->header.key_bytes());
+        if (next_.hash(key) != hash) continue;
+        if (const auto found = writer.find(key, hash)) writer.erase(*found);
+      }
+    }
+  }
+
+  Segment& old_;
+  Segment& next_;
+  const Policy& policy_;
+  Processes old_processes_;
+  Processes next_processes_;   // never joins: nobody else is there
+  const std::uint64_t epoch_;  // of the old segment, when the copy began
+  std::uint64_t closed_ = 0;   // and when it was closed
+  std::deque<Writer> writers_;
+  std::vector<Copied> copied_;
+};
+
+bool has_redis(const Segment& segment) { return !segment.binding().starts_with("redis=\n"); }
+
+// What the host counted so far goes on.
+void take_over_counters(const Totals& old, Segment& next) {
+  for (std::size_t i = 0; i < kCounters; ++i) {
+    next.superblock().departed.values[i].store(old.counters[i], kRelaxed);
+  }
+}
+
+// Once the path names it. Whoever could not wait for it has flushed the old one, or, if it was
+// there already, this one.
+void open(Segment& next, const Segment& old, std::uint64_t closed) {
+  Atomic<std::uint64_t>& epoch = next.superblock().hot.epoch;
+  if (old.superblock().hot.epoch.load() != closed) epoch.fetch_add(1);
+  epoch.fetch_and(~kClosedEpoch);
+}
+
+}  // namespace
+
+Result<Resized> resize(const std::string& path, std::uint64_t bytes) {
+  Resized done;
+  std::uint64_t closed = 0;
+  std::uint64_t closed_at_ms = 0;
+  const auto before = [&](Segment& old, Segment& next) {
+    done.bytes_before = old.geometry().segment_bytes;
+    done.has_redis = has_redis(old);
+    Copier copier(old, next);
+    if (!done.has_redis) copier.copy();
+    closed_at_ms = now_ms();
+    closed = copier.close();
+    done.changed = copier.drop_changed();
+    const Totals was = totals(old);
+    done.entries_before = was.entries;
+    done.copied = totals(next).entries;
+    take_over_counters(was, next);
+  };
+  const auto after = [&](Segment& old, Segment& next) {
+    open(next, old, closed);
+    done.closed = std::chrono::milliseconds(now_ms() - closed_at_ms);
+  };
+  const Status replaced = Segment::replace(path, bytes, {before, after});
+  if (!replaced.ok()) return replaced;
+  return done;
+}
+
+}  // namespace larder::shm
