@@ -242,6 +242,16 @@ class Table::Impl {
     return guard.epoch.load(kRelaxed) == sample.epoch && guard.seq.load(kRelaxed) > reach;
   }
 
+  // From here on no reply is stored that may not know of one's own change. In an epoch that began
+  // meanwhile, positions in the log may be of another history: then no reply that is under way.
+  void guard_change(Hold& hold, Guard& guard, const Sample& sample, std::uint64_t seq) noexcept {
+    if (hot_.epoch.load(kAcquire) == sample.epoch) {
+      hold->raise_guard(guard, sample.epoch, seq);
+    } else {
+      hold->count_guard(guard);
+    }
+  }
+
   Stored store(const Record& record, const Sample& sample, ChangeId reach, bool own_change,
                const LoadLease* load = nullptr) {
     const std::uint64_t hash = segment_->hash(record.key);
@@ -262,9 +272,7 @@ class Table::Impl {
     hold->prefetch_room(entry_granules(record.key.size(), record.value.size()));
     Guard& guard = hold->guard_of(hash);
     // Even when it is not stored: replies older than this change must not be either.
-    if (own_change && reach.seq != 0 && hot_.epoch.load(kAcquire) == sample.epoch) {
-      hold->raise_guard(guard, sample.epoch, reach.seq);
-    }
+    if (own_change && reach.seq != 0) guard_change(hold, guard, sample, reach.seq);
     // Without Redis there are no replies that could be late: a clear alone overtakes.
     const bool alone = own_change && reach.seq == 0;
     const bool late =
@@ -294,9 +302,7 @@ class Table::Impl {
     }
     if (shm::is_closed(hot_.epoch.load(kAcquire))) return Stored::kClosed;  // as in store()
     if (sample != nullptr && id.seq != 0) {
-      if (hot_.epoch.load(kAcquire) == sample->epoch) {
-        hold->raise_guard(hold->guard_of(hash), sample->epoch, id.seq);
-      }
+      guard_change(hold, hold->guard_of(hash), *sample, id.seq);
       return drop_older(hold, key, hash, id.seq) ? Stored::kStored : Stored::kRefused;
     }
     drop_older(hold, key, hash, UINT64_MAX);

@@ -245,6 +245,18 @@ TEST_CASE("a reply that is older than one's own removal is refused") {
   CHECK(host.get("k") == "newer");
 }
 
+TEST_CASE("a reply of a new epoch is refused when one's own change began in the one before") {
+  Host host;
+  const Sample before = host.sample("k");
+  host.table->raise_epoch();
+  const Sample asked = host.sample("k");  // and Redis answers before it takes the change
+  SUBCASE("a set") { CHECK(host.table->set({"k", "new"}, before, id(8)) == Stored::kRefused); }
+  SUBCASE("a removal") { CHECK(host.table->remove("k", before, id(8)) == Stored::kStored); }
+  CHECK(host.table->fill({"k", "old"}, asked, id(7)) == Stored::kRefused);
+  CHECK(host.get("k") == std::nullopt);
+  CHECK(host.fill("k", "new", 8) == Stored::kStored);
+}
+
 TEST_CASE("a set that is overtaken takes the older copy with it") {
   Host host;
   host.move_cursor(id(10));
