@@ -150,8 +150,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       : options_(std::move(options)),
         logger_(options_.logger ? options_.logger : std::make_shared<SilentLogger>()),
         node_id_(std::move(node_id)) {
-    use_segment(std::move(segment));
-    table().bury_former_program();
+    first_table_.emplace(std::move(segment), table_options());
+    first_table_->bury_former_program();
     if (!client) return;
     leader_options_ = leader_options(options_, client->endpoint);
     client_.emplace(std::move(*client));
@@ -173,7 +173,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (!is_key(key)) [[unlikely]]
       return bad_key(key, lookup);
     const std::string_view name = full_key(key);
-    if (!read_local(name, lookup) && find_open_table()) (void)read_local(name, lookup);
+    if (!read_local(table(), name, lookup) && find_open_table())
+      (void)read_after_move(name, lookup);
     return {};
   }
 
@@ -184,7 +185,12 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (!is_key(key)) [[unlikely]]
       return bad_key(key, lookup);
     const std::string_view name = full_key(key);
-    if (read_local(name, lookup)) [[likely]]
+    // A copy of the code for the table that was there from the start, where nothing of it has to be
+    // loaded through a pointer: a hit would wait for that.
+    const bool hit = moved_to_.load(std::memory_order_acquire) == nullptr
+                         ? read_local(*first_table_, name, lookup)
+                         : read_after_move(name, lookup);
+    if (hit) [[likely]]
       return {};
     return read_elsewhere(name, lookup);
   }
@@ -416,8 +422,12 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return check_key(key);
   }
 
-  [[gnu::always_inline]] bool read_local(std::string_view name, Lookup & lookup) {
-    shm::Table& table = this->table();
+  [[gnu::noinline]] bool read_after_move(std::string_view name, Lookup & lookup) {
+    return read_local(table(), name, lookup);
+  }
+
+  [[gnu::always_inline]] bool read_local(shm::Table & table, std::string_view name,
+                                         Lookup & lookup) {
     // Before the value is read: a leader that comes back in between drops what is older than its
     // word, but not what we have copied already.
     lookup.stale = !in_sync(table);
@@ -488,7 +498,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   // Not in shared memory, or not in this one any more.
   [[gnu::noinline]] Status read_elsewhere(std::string_view name, Lookup & lookup) {
-    if (find_open_table() && read_local(name, lookup)) return {};
+    if (find_open_table() && read_after_move(name, lookup)) return {};
     return client_ ? fetch(name, lookup) : Status();
   }
 
@@ -577,16 +587,14 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   // ---- from a closed segment to the one that takes its place ----
 
-  shm::Table& table() const noexcept {
-    // acquire: pairs with the release in use_segment().
-    return *current_.load(std::memory_order_acquire);
+  shm::Table& table() noexcept {
+    // acquire: pairs with the release in move_to().
+    shm::Table* const moved_to = moved_to_.load(std::memory_order_acquire);
+    return moved_to != nullptr ? *moved_to : *first_table_;
   }
 
-  void use_segment(std::shared_ptr<shm::Segment> segment) {
-    tables_.push_back(std::make_unique<shm::Table>(
-        std::move(segment), shm::TableOptions{options_.lock_timeout, options_.value_max_bytes,
-                                              options_.verify_checksums}));
-    current_.store(tables_.back().get(), std::memory_order_release);
+  shm::TableOptions table_options() const {
+    return {options_.lock_timeout, options_.value_max_bytes, options_.verify_checksums};
   }
 
   // True when this made a difference: there is another segment, or this one was opened again.
@@ -621,7 +629,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   void move_to(std::shared_ptr<shm::Segment> segment) {
     logger_->log(LogLevel::kInfo, "moving to the new segment " + segment->path() + " of " +
                                       std::to_string(segment->geometry().segment_bytes) + " bytes");
-    use_segment(std::move(segment));
+    tables_.push_back(std::make_unique<shm::Table>(std::move(segment), table_options()));
+    moved_to_.store(tables_.back().get(), std::memory_order_release);
     const bool was_started = is_started();
     if (was_started) {
       leader_.reset();
@@ -635,8 +644,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   // threads, which may be in the middle of a call, that is when the cache is closed.
   void forget_old_tables() {
     if (!is_only_thread()) return;
-    std::erase_if(tables_, [this](const auto& table) {
-      return table.get() != current_.load(std::memory_order_relaxed) && !table->has_pins();
+    if (first_table_ && !first_table_->has_pins()) first_table_.reset();
+    std::erase_if(tables_, [this](const auto& old) {
+      return old.get() != moved_to_.load(std::memory_order_relaxed) && !old->has_pins();
     });
   }
 
@@ -704,8 +714,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   const Options options_;
   const std::shared_ptr<Logger> logger_;
   const std::string node_id_;
-  std::vector<std::unique_ptr<shm::Table>> tables_;  // the last is in use, see forget_old_tables()
-  std::atomic<shm::Table*> current_{nullptr};
+  std::optional<shm::Table> first_table_;
+  std::vector<std::unique_ptr<shm::Table>> tables_;  // moved to; the last is in use
+  std::atomic<shm::Table*> moved_to_{nullptr};
   const shm::Segment* complained_of_ = nullptr;  // under start_mutex_
   std::optional<sync::Client> client_;
   sync::LeaderOptions leader_options_;
