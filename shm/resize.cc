@@ -224,7 +224,11 @@ class Copier {
   std::vector<Copied> copied_;
 };
 
-bool has_redis(const Segment& segment) { return !segment.binding().starts_with("redis=\n"); }
+bool has_redis(const Segment& segment) {
+  constexpr std::string_view kLine = "redis=";
+  const std::string binding = segment.binding();
+  return binding.starts_with(kLine) && !binding.substr(kLine.size()).starts_with('\n');
+}
 
 // What the host counted so far goes on.
 void take_over_counters(const Totals& old, Segment& next) {

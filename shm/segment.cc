@@ -939,8 +939,8 @@ Status Segment::reopen(const SegmentOptions& options) {
   auto segment = attach(path, Access::kReadWrite, owners);
   if (!segment) return segment.status();
   if (!is_closed((*segment)->superblock().hot.epoch.load(std::memory_order_acquire))) return {};
-  ::unlink((plain + ".tmp").c_str());
-  remove_orphaned_lock_files(options, path);
+  remove_temporaries(plain);
+  remove_orphaned_lock_files(path);
   open_empty(**segment);
   return {};
 }

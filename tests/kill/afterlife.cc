@@ -202,10 +202,8 @@ std::vector<std::string> judge(Segment& segment, const Judgement& j) {
   return faults;
 }
 
-std::string Afterlife::show(const Image& image, pid_t dead) {
-  std::string bytes = image.at(kSegmentFile);
+static void declare_dead(std::string& bytes, pid_t dead) {
   auto* block = reinterpret_cast<Superblock*>(bytes.data());
-  block->instance = kInstance;
   for (std::uint32_t i = 0; i < block->geometry.place_count; ++i) {
     auto* place = reinterpret_cast<shm::Place*>(bytes.data() + block->geometry.places_offset) + i;
     const auto pid = static_cast<pid_t>(place->pid.load());
@@ -215,6 +213,12 @@ std::string Afterlife::show(const Image& image, pid_t dead) {
       place->pid_namespace.fetch_add(1);  // out of sight, or its lack of this mapping would show
     }
   }
+}
+
+std::string Afterlife::show(const Image& image, pid_t dead) {
+  std::string bytes = image.at(kSegmentFile);
+  reinterpret_cast<Superblock*>(bytes.data())->instance = kInstance;
+  declare_dead(bytes, dead);
   if (segment_ != nullptr) {
     std::memcpy(test::at(*segment_, 0), bytes.data(), bytes.size());
     return {};
@@ -256,18 +260,26 @@ std::vector<std::string> Afterlife::judge(const Image& image, pid_t dead, const 
   return kill::judge(*segment_, j);
 }
 
-std::vector<std::string> Afterlife::judge_files(const Image& image,
-                                                const shm::SegmentOptions& original) {
+std::vector<std::string> Afterlife::judge_files(
+    Image image, pid_t dead, const shm::SegmentOptions& original, const Judgement& j,
+    const std::function<void(const shm::SegmentOptions&)>& cleans) {
   std::vector<std::string> faults;
   segment_.reset();
+  if (const auto file = image.find(kSegmentFile); file != image.end()) {
+    declare_dead(file->second, dead);
+  }
   world_.restore(image);
   shm::SegmentOptions options = original;
   options.directory = world_.directory();
   {
     auto opened = Segment::open(options);
     if (!opened) return {"nobody can open it: " + opened.status().message()};
-    faults = kill::judge(**opened, {.keys = {}, .before = {}, .after = {}});
+    const auto is_closed = [&] { return shm::is_closed((*opened)->superblock().hot.epoch.load()); };
+    if (is_closed()) (void)Segment::reopen(options);
+    if (is_closed()) return {"nobody can open it again"};
+    faults = kill::judge(**opened, j);
   }
+  if (cleans) cleans(options);
   std::size_t locks = 0;
   for (const auto& file : std::filesystem::directory_iterator(options.directory)) {
     const std::string name = file.path().filename();

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -60,9 +61,11 @@ class Afterlife {
   // Every key that a slot leads to, and what readers find of them.
   std::vector<std::string> keys(const Image& image);
   Contents contents(const Image& image);
-  // The same of a folder where a segment was being created or removed: the next one to come gets a
-  // whole segment, and leaves nothing else lying about.
-  std::vector<std::string> judge_files(const Image& image, const shm::SegmentOptions& options);
+  // The same of a folder where a segment was being created, removed or resized: the next one to
+  // come gets a whole segment, and leaves nothing else lying about, or who `cleans` after it does.
+  std::vector<std::string> judge_files(
+      Image image, pid_t dead, const shm::SegmentOptions& options, const Judgement& judgement,
+      const std::function<void(const shm::SegmentOptions&)>& cleans);
 
  private:
   // Empty, or why nobody can attach.

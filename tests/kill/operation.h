@@ -33,6 +33,8 @@ struct Operation {
   std::uint64_t follows = 0;
   // For creation and removal: there is no table. The folder is all.
   std::function<void(const shm::SegmentOptions&)> on_files;
+  // After whoever needed the segment: what takes away the rest.
+  std::function<void(const shm::SegmentOptions&)> cleans;
 };
 
 std::vector<Operation> operations();

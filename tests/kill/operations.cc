@@ -5,6 +5,7 @@
 
 #include "shm/clock.h"
 #include "shm/policy.h"
+#include "shm/resize.h"
 #include "src/sync/follower.h"
 #include "src/sync/table_host.h"
 #include "tests/kill/operation.h"
@@ -185,7 +186,8 @@ class List {
          .run = std::move(run),
          .joins = false,
          .follows = 0,
-         .on_files = {}});
+         .on_files = {},
+         .cleans = {}});
   }
   // What add() made last: one for each policy.
   std::span<Operation> latest() { return std::span(all_).last(2); }
@@ -504,6 +506,11 @@ void add_files(List& list) {
   add("remove", "few", few, [](const shm::SegmentOptions& options) {
     (void)shm::Segment::remove(options.directory, options.name, false);
   });
+  const auto resize = [](const shm::SegmentOptions& options) {
+    (void)shm::resize(shm::Segment::path_of(options.directory, options.name), 2 * options.bytes);
+  };
+  add("resize", "few", few, resize);
+  for (Operation& one : list.latest()) one.cleans = resize;
 }
 
 }  // namespace

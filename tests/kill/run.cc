@@ -61,6 +61,10 @@ class Run {
     if (op_.died_in) die_before();
     before_picture_ = world_.picture();
     readers_.emplace(before_picture_);
+    if (op_.cleans) {
+      before_ = after_ = afterlife_.contents(before_picture_);
+      keys_ = afterlife_.keys(before_picture_);
+    }
     if (!op_.on_files) {
       const Image after_picture = picture_after();
       before_ = afterlife_.contents(before_picture_);
@@ -192,9 +196,14 @@ class Run {
         &*readers_, op_.follows};
   }
 
+  std::vector<std::string> judge_files(const Image& image, pid_t dead) {
+    const Judgement j{.keys = keys_, .before = before_, .after = after_};
+    return afterlife_.judge_files(image, dead, segment_, j, op_.cleans);
+  }
+
   void judge(const Image& image, const Stepper& child, bool completed) {
     ++report_.judged;
-    note(op_.on_files ? afterlife_.judge_files(image, segment_)
+    note(op_.on_files ? judge_files(image, child.pid())
                       : afterlife_.judge(image, child.pid(), judgement(completed)),
          child.at());
   }
@@ -214,7 +223,7 @@ class Run {
       child.reset();
       ++report_.real_kills;
       if (op_.on_files) {
-        note(afterlife_.judge_files(world_.picture(), segment_), address);
+        note(judge_files(world_.picture(), 0), address);
         continue;
       }
       auto segment = Segment::attach(Segment::path_of(segment_.directory, segment_.name),
