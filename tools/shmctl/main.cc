@@ -28,6 +28,15 @@ constexpr const char* kFooter =
     "invariants are violated; 3 cannot attach, the message says why; 4 wrong usage, or the output\n"
     "could not be written.";
 
+constexpr const char* kResizeFooter =
+    "Makes a segment beside the one in use, and puts it in its place: there must be room for "
+    "both.\n"
+    "Processes move over without a restart, each at its next call; for some milliseconds before\n"
+    "that, reads miss and changes wait. The most used entries are copied. With Redis none are: it\n"
+    "has them, and a change of another host might be missed meanwhile. A process of one thread\n"
+    "gives the old memory back as it moves, another when it closes its cache.\n"
+    "\n";
+
 // A peer that truncates the file while we read it takes the memory away from under us.
 void on_bus_error(int) {
   constexpr char kMessage[] = "shmctl: the file was truncated while it was read; try again\n";
@@ -119,12 +128,8 @@ class Program {
     add_target(reap).required();
     reap.add_flag("--write", arguments_.write, "yes, change the segment");
 
-    CLI::App& resize = add("resize",
-                           "gives a segment in use another size; processes move over without a "
-                           "restart, each at its next call, and what they used is a miss for some "
-                           "milliseconds. The most used entries are copied; with Redis none are, "
-                           "since that has them. There must be room for both sizes at a time",
-                           tools::resize);
+    CLI::App& resize = add("resize", "gives a segment that is in use another size", tools::resize);
+    resize.footer(std::string(kResizeFooter) + kFooter);
     add_target(resize).required();
     resize.add_option("--size", arguments_.size, "the new size: bytes, or with KiB, MiB, GiB")
         ->required()
