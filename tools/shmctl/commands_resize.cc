@@ -56,8 +56,9 @@ Json json_of(const std::string& path, std::uint64_t bytes, const shm::Resized& r
 int resize(const Arguments& arguments) {
   int exit = kFine;
   // Refuses what is no segment of ours, and says so as the other commands do.
-  if (attach_to_change(arguments, exit) == nullptr) return exit;
-  const std::string path = current_path_of(arguments);
+  const auto segment = attach_to_change(arguments, exit);
+  if (segment == nullptr) return exit;
+  const std::string& path = segment->path();
   if (!is_named_like_a_segment(path)) {
     return fail(arguments, kUsage,
                 path + " is not named like a segment (larder.NAME): nobody would move over");
