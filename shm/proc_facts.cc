@@ -84,6 +84,7 @@ ProcessFacts facts_of(std::uint32_t pid) {
                   " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %u %*s %llu",
                   &state, &threads, &start) == 3) {
     // It looks like a zombie when its first thread has ended, and may live on in others.
+    facts.state = state;
     facts.ended = (state == 'Z' || state == 'X') && threads <= 1;
     facts.start_ticks = start;
   }

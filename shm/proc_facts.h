@@ -8,6 +8,7 @@ namespace larder::shm {
 struct ProcessFacts {
   bool exists = false;            // or that cannot be told
   bool ended = false;             // a zombie, all of whose threads have ended
+  char state = 0;                 // as /proc/PID/stat has it; 0: not told
   std::uint64_t start_ticks = 0;  // 0: not told
 };
 

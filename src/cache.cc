@@ -179,9 +179,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   }
 
   [[gnu::always_inline]] Status get(std::string_view key, Lookup & lookup) {
-    // A process that cannot join still reads: what it finds is as good.
-    if (!is_started()) [[unlikely]]
-      (void)start();
+    start_to_read();
     if (!is_key(key)) [[unlikely]]
       return bad_key(key, lookup);
     const std::string_view name = full_key(key);
@@ -200,7 +198,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       return {Code::kInvalidArgument, "get_many has " + std::to_string(keys.size()) + " keys and " +
                                           std::to_string(lookups.size()) + " lookups"};
     }
-    (void)start();
+    start_to_read();
     if (table().is_closed()) (void)find_open_table();
     Status first;
     while (!keys.empty()) {
@@ -384,6 +382,20 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (!table().processes().try_lead()) return;  // a thread of ours leads
     hot().in_sync.store(0, std::memory_order_release);
     table().processes().stop_leading();
+  }
+
+  // A process that cannot join still reads: what it finds is as good.
+  void start_to_read() {
+    if (!is_started()) [[unlikely]]
+      start_if_due();
+  }
+
+  // Where all places are taken, to look through them is too much for every read.
+  [[gnu::noinline]] void start_if_due() {
+    constexpr std::uint64_t kPauseMs = 1000;
+    const std::uint64_t now = shm::now_ms();
+    if (now < next_start_ms_.load(std::memory_order_relaxed)) return;
+    if (!start().ok()) next_start_ms_.store(now + kPauseMs, std::memory_order_relaxed);
   }
 
   Status start_in_this_process() {
@@ -650,7 +662,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     });
   }
 
-  // The same, waiting at most until `deadline_ms`.
+  // As find_open_table(), but waits until `deadline_ms`.
   bool wait_for_open_table(std::uint64_t deadline_ms) {
     for (;;) {
       if (!table().is_closed() || find_open_table()) return true;
@@ -724,7 +736,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   std::atomic<std::uint64_t> seen_beat_ms_{0};
   shm::ForkMutex start_mutex_;
   std::atomic<std::uint64_t> started_generation_{shm::kNoGeneration};
-  std::unique_ptr<sync::Leader> leader_;  // last: its thread uses everything above
+  std::atomic<std::uint64_t> next_start_ms_{0};  // of a read, after one that could not join
+  std::unique_ptr<sync::Leader> leader_;         // last: its thread uses everything above
 };
 
 View::View(View&& other) noexcept

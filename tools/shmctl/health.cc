@@ -1,14 +1,11 @@
 #include "tools/shmctl/health.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <optional>
 
+#include "shm/proc_facts.h"
 #include "shm/process.h"
 #include "tools/shmctl/text.h"
 
@@ -17,42 +14,6 @@ namespace {
 
 constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
 constexpr std::memory_order kAcquire = std::memory_order_acquire;
-
-std::uint32_t own_namespace() {
-  struct stat file {};
-  if (stat("/proc/self/ns/pid", &file) != 0) return 0;
-  return static_cast<std::uint32_t>(file.st_ino);
-}
-
-struct ProcFacts {
-  char state;
-  std::uint64_t start_ticks;
-};
-
-// Nothing: there is no such process, or it cannot be seen.
-std::optional<ProcFacts> facts_of(std::uint32_t pid) {
-  char path[40];
-  std::snprintf(path, sizeof path, "/proc/%u/stat", pid);
-  std::FILE* file = std::fopen(path, "re");
-  if (file == nullptr) return std::nullopt;
-  char text[1024];
-  const std::size_t size = std::fread(text, 1, sizeof text - 1, file);
-  std::fclose(file);
-  text[size] = 0;
-  // The second field is the program's name in parentheses, which may itself hold any character.
-  const char* after_name = std::strrchr(text, ')');
-  if (after_name == nullptr) return std::nullopt;
-  ProcFacts facts{};
-  unsigned long long start = 0;
-  if (std::sscanf(
-          after_name + 1,
-          " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-          &facts.state, &start) != 2) {
-    return std::nullopt;
-  }
-  facts.start_ticks = start;
-  return facts;
-}
 
 const char* state_name(char state) {
   switch (state) {
@@ -104,15 +65,16 @@ Life Liveness::of_place(std::uint32_t index) const {
   const shm::Place& place = segment_.place(index);
   const int held = byte_held(index);
   if (held < 0) return {Alive::kUnknown, "no lock file to ask"};
-  if (place.pid_namespace.load(kRelaxed) != own_namespace()) {
+  if (place.pid_namespace.load(kRelaxed) != shm::own_namespace()) {
     if (held == 1) return {Alive::kYes, "in another PID namespace"};
     return {Alive::kUnknown, "its byte is free; in another PID namespace"};
   }
-  const auto facts = facts_of(place.pid.load(kRelaxed));
-  const bool same = facts && facts->start_ticks == place.start_ticks.load(kRelaxed);
-  if (held == 1) return {Alive::kYes, same ? state_name(facts->state) : "holds its byte"};
+  const shm::ProcessFacts facts = shm::facts_of(place.pid.load(kRelaxed));
+  const bool same = facts.start_ticks != 0 && facts.start_ticks == place.start_ticks.load(kRelaxed);
+  if (held == 1) return {Alive::kYes, same ? state_name(facts.state) : "holds its byte"};
+  if (facts.exists && facts.start_ticks == 0) return {Alive::kUnknown, "/proc does not show it"};
   if (!same) return {Alive::kNo, "gone"};
-  if (facts->state == 'Z' || facts->state == 'X') return {Alive::kNo, "a zombie"};
+  if (facts.ended) return {Alive::kNo, "a zombie"};
   return {Alive::kYes, "alive, but lost its lock byte"};
 }
 
