@@ -1,5 +1,7 @@
 #include "shm/table.h"
 
+#include <time.h>
+
 #include <algorithm>
 
 #include "shm/checksum.h"
@@ -462,8 +464,18 @@ Status Table::join() {
     return {};
   auto self = impl_->processes_.self();
   if (!self && self.code() == Code::kNoSpace && reap() > 0) self = impl_->processes_.self();
-  if (self && impl_->processes_.was_here()) (void)reap();
+  if (self) reap_former_program();
   return self ? Status() : self.status();
+}
+
+// Again, because who asks whether the place's process lives may hold its byte at that moment.
+void Table::reap_former_program() {
+  constexpr int kLooks = 1000;
+  for (int look = 0; look < kLooks && impl_->processes_.was_here(); ++look) {
+    constexpr timespec kPause{0, 1'000'000};
+    if (look > 0) nanosleep(&kPause, nullptr);
+    (void)reap();
+  }
 }
 
 void Table::bury_former_program() {

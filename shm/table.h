@@ -208,6 +208,7 @@ class Table {
 
  private:
   class Impl;
+  void reap_former_program();
   // Writers kept changing the key's bucket.
   [[gnu::cold]] bool get_again(std::string_view key, std::string& value);
   [[gnu::noinline]] bool get_verified(std::string_view key, std::string& value);

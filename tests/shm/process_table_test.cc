@@ -401,6 +401,29 @@ TEST_CASE(
   CHECK(processes(table->segment()).size() == 1);
 }
 
+TEST_CASE("who joins after it replaced itself waits for whoever is asking about its former place") {
+  Home home;
+  // A program that is no more: under our pid, but its byte is not held.
+  auto former = home.table();
+  const std::uint32_t place = owner_place(*former->processes().self());
+  former->segment().place(place).program.fetch_add(1);
+  former->segment().lock_file()->unlock(place);
+  Forked asks([&](Steps& steps) {
+    const auto own = home.segment();
+    CHILD_REQUIRE(own->lock_file()->lock(place));
+    steps.reached();
+    steps.wait();
+    const timespec while_it_joins{0, 20'000'000};
+    nanosleep(&while_it_joins, nullptr);
+    return 0;
+  });
+  REQUIRE(asks.await_step());
+  asks.go_on();
+  const auto table = home.table();  // joins
+  CHECK(processes(table->segment()).size() == 1);
+  CHECK(asks.wait() == 0);
+}
+
 TEST_CASE(
     "what a program had that was replaced by a stranger to the segment is given up to anyone") {
   Home home;
