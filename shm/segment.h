@@ -29,37 +29,13 @@
 #include <vector>
 
 #include "larder/status.h"
+#include "shm/geometry.h"
 #include "shm/hash.h"
 #include "shm/layout.h"
 #include "shm/lock_file.h"
+#include "shm/segment_options.h"
 
 namespace larder::shm {
-
-inline constexpr uid_t kNoOwner = static_cast<uid_t>(-1);
-inline constexpr gid_t kNoGroup = static_cast<gid_t>(-1);
-inline constexpr std::uint64_t kSegmentMinBytes = 512ull << 10;
-inline constexpr std::uint64_t kSegmentMaxBytes = 16ull << 40;
-
-struct SegmentOptions {
-  std::string directory = "/dev/shm";
-  std::string name = "default";
-  std::uint64_t bytes = 64ull << 20;
-  std::uint64_t max_entries = 0;  // 0: as many as fit
-  std::uint32_t policy = 0;
-  // Whose the files become, and who may use them; by default the creator's.
-  uid_t owner = kNoOwner;
-  gid_t group = kNoGroup;
-  mode_t mode = 0600;
-  // Files of these users are accepted, beside one's own, root's and those of `owner`.
-  std::vector<uid_t> allowed_owners;
-  // "name=value" lines; a segment made for other lines is refused with both values.
-  std::string binding;
-};
-
-enum class Access { kReadWrite, kReadOnly };
-
-// Where everything is in a segment of `bytes`; kInvalidArgument outside the bounds.
-Result<Geometry> plan_geometry(std::uint64_t bytes, std::uint64_t max_entries = 0);
 
 class Segment {
  public:
