@@ -74,7 +74,8 @@ Totals totals(Segment& segment) {
     for (const auto& pin : place.pins) sum.pins += pin.load(kRelaxed) != 0;
     if (state_alive(place.state.load(kRelaxed))) ++sum.processes;
   }
-  for (std::uint32_t i = 0; i < g.load_count; ++i) sum.loads += segment.load(i).load(kRelaxed) != 0;
+  for (std::uint32_t i = 0; i < g.load_count; ++i)
+    sum.loads += segment.claim_word(i).load(kRelaxed) != 0;
   for (std::uint32_t i = 0; i < g.stripe_count; ++i) {
     const Stripe& stripe = segment.stripe(i);
     sum.entries += stripe.entries.load(kRelaxed);

@@ -65,7 +65,8 @@ bool replace(Atomic<std::uint64_t>& word, std::uint64_t claim, std::uint64_t wit
 }  // namespace
 
 Atomic<std::uint64_t>& Loads::word_of(std::uint64_t hash) const noexcept {
-  return segment_.load(static_cast<std::uint32_t>(hash) & (segment_.geometry().load_count - 1));
+  return segment_.claim_word(static_cast<std::uint32_t>(hash) &
+                             (segment_.geometry().load_count - 1));
 }
 
 bool Loads::may_be_taken(std::uint64_t claim) {
@@ -118,7 +119,7 @@ bool Loads::wait(std::uint64_t hash, std::chrono::milliseconds timeout) {
 void Loads::end_late() noexcept {
   const std::uint64_t now = now_ms();
   for (std::uint32_t i = 0; i < segment_.geometry().load_count; ++i) {
-    Atomic<std::uint64_t>& word = segment_.load(i);
+    Atomic<std::uint64_t>& word = segment_.claim_word(i);
     const std::uint64_t claim = word.load(kRelaxed);
     if (claim != 0 && left_of(claim, now) == 0) replace(word, claim, 0);
   }
@@ -138,7 +139,7 @@ bool Loads::is_held(const LoadLease& load) noexcept {
 
 void forget_loads(Segment& segment, std::uint32_t owner) noexcept {
   for (std::uint32_t i = 0; i < segment.geometry().load_count; ++i) {
-    Atomic<std::uint64_t>& word = segment.load(i);
+    Atomic<std::uint64_t>& word = segment.claim_word(i);
     const std::uint64_t claim = word.load(kRelaxed);
     if (claim != 0 && owner_of(claim) == owner) replace(word, claim, 0);
   }

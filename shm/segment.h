@@ -90,7 +90,8 @@ class Segment {
 
   // In range by contract; callers mask or check what they read from the segment.
   Place& place(std::uint32_t index) noexcept { return places_[index]; }
-  Atomic<std::uint64_t>& load(std::uint32_t index) noexcept { return loads_[index]; }
+  // Of load leases, see load.h.
+  Atomic<std::uint64_t>& claim_word(std::uint32_t index) noexcept { return loads_[index]; }
   Stripe& stripe(std::uint32_t index) noexcept { return stripes_[index]; }
   Bucket& bucket(std::uint32_t stripe, std::uint32_t index) noexcept {
     return buckets_[std::uint64_t{stripe} * geometry_.buckets_per_stripe + index];
