@@ -14,6 +14,7 @@
 #include <sstream>
 #include <utility>
 
+#include "shm/open_file.h"
 #include "shm/os_error.h"
 #include "shm/random.h"
 #include "shm/refusal.h"

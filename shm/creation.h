@@ -7,8 +7,8 @@
 #include <string>
 
 #include "larder/status.h"
+#include "shm/fd.h"
 #include "shm/layout.h"
-#include "shm/open_file.h"
 #include "shm/segment_options.h"
 
 namespace larder::shm {

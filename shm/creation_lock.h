@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "larder/status.h"
-#include "shm/open_file.h"
+#include "shm/fd.h"
 #include "shm/segment_options.h"
 
 namespace larder::shm {

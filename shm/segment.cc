@@ -12,6 +12,7 @@
 
 #include "shm/creation.h"
 #include "shm/creation_lock.h"
+#include "shm/open_file.h"
 #include "shm/os_error.h"
 #include "shm/refusal.h"
 #include "shm/segment_files.h"

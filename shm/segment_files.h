@@ -12,7 +12,7 @@
 #include <string_view>
 
 #include "larder/status.h"
-#include "shm/open_file.h"
+#include "shm/fd.h"
 #include "shm/segment_options.h"
 
 namespace larder::shm {

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "shm/clock.h"
+#include "shm/fd.h"
 #include "shm/os_error.h"
 #include "src/sync/link.h"
 #include "src/sync/scripts.h"
@@ -27,23 +28,6 @@ timeval to_timeval(std::chrono::milliseconds ms) {
   return {static_cast<time_t>(ms.count() / 1000),
           static_cast<suseconds_t>(ms.count() % 1000 * 1000)};
 }
-
-class Fd {
- public:
-  Fd() = default;
-  explicit Fd(int fd) : fd_(fd) {}
-  ~Fd() { reset(); }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  void reset(int fd = -1) {
-    if (fd_ >= 0) ::close(fd_);
-    fd_ = fd;
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_ = -1;
-};
 
 struct BaseDeleter {
   void operator()(event_base* base) const noexcept { event_base_free(base); }
@@ -198,8 +182,8 @@ class Leader::Loop {
   // does. (It takes three. A thread that takes the last ones in between is not to be helped.)
   static bool descriptors_are_left() {
     constexpr std::size_t kNeeded = 4;
-    std::array<Fd, kNeeded> taken;
-    for (Fd& fd : taken) {
+    std::array<shm::Fd, kNeeded> taken;
+    for (shm::Fd& fd : taken) {
       fd.reset(eventfd(0, EFD_CLOEXEC));
       if (fd.get() < 0) return false;
     }
@@ -396,7 +380,7 @@ class Leader::Loop {
   const LeaderOptions options_;
   const std::shared_ptr<Logger> logger_;
   std::unique_ptr<event_base, BaseDeleter> base_;
-  Fd stop_fd_;
+  shm::Fd stop_fd_;
   EventPtr stop_event_;
   EventPtr turn_event_;
   EventPtr resign_event_;
@@ -408,7 +392,7 @@ class Leader::Loop {
   unsigned turns_ = 0;
   std::optional<Seen> seen_;
   int watched_pid_ = 0;
-  Fd death_fd_;
+  shm::Fd death_fd_;
   EventPtr death_event_;
 };
 

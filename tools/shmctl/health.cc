@@ -7,7 +7,7 @@
 
 #include "shm/proc_facts.h"
 #include "shm/process.h"
-#include "tools/shmctl/text.h"
+#include "shm/segment_files.h"
 
 namespace larder::tools {
 namespace {
@@ -41,8 +41,7 @@ const char* alive_name(Alive alive) {
 }
 
 Liveness::Liveness(shm::Segment& segment) : segment_(segment) {
-  const std::string path =
-      segment.path() + "." + format_hex(segment.superblock().instance) + ".lock";
+  const std::string path = shm::lock_path_of(segment.path(), segment.superblock().instance);
   fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 }
 
