@@ -349,6 +349,8 @@ class Story {
     std::memset(ground_.begin() + g_.places_offset, 0, places);
     table_.reset();
     table_.emplace(ground_.segment(), options_);
+    // Damaged into a closed one: opened again by who needs it, see Segment::reopen().
+    segment_.superblock().hot.epoch.fetch_and(~kClosedEpoch);
     bool all = true;
     for (std::uint32_t s = 0; s < g_.stripe_count; ++s) all = repair_now(s) && all;
     require(all, "a stripe of the dead is taken over");
