@@ -157,6 +157,11 @@ struct Geometry {
 // nothing held there can be read, and nothing is stored.
 inline constexpr std::uint64_t kClosedEpoch = 1ull << 31;
 constexpr bool is_closed(std::uint64_t epoch) { return (epoch & kClosedEpoch) != 0; }
+// The one after it, open or closed as before. Never 0: no entry, swept or not, is of that.
+constexpr std::uint64_t next_epoch(std::uint64_t epoch) {
+  const std::uint64_t next = (epoch + 1) & (kClosedEpoch - 1);
+  return (epoch & kClosedEpoch) | (next == 0 ? 1 : next);
+}
 
 // Read by every get, written rarely.
 struct alignas(kCacheLine) HotWords {

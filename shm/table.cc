@@ -238,16 +238,18 @@ class Table::Impl {
   }
 
   // Did something come between the sample and now that a reply of this reach may not know of?
-  bool overtaken(const Guard& guard, const Sample& sample, std::uint64_t reach) const noexcept {
-    if (hot_.epoch.load(kAcquire) != sample.epoch) return true;
+  static bool overtaken(const Guard& guard, std::uint64_t epoch, const Sample& sample,
+                        std::uint64_t reach) noexcept {
+    if (epoch != sample.epoch) return true;
     if (guard.count.load(kRelaxed) != sample.guard_count) return true;
     return guard.epoch.load(kRelaxed) == sample.epoch && guard.seq.load(kRelaxed) > reach;
   }
 
   // From here on no reply is stored that may not know of one's own change. In an epoch that began
   // meanwhile, positions in the log may be of another history: then no reply that is under way.
-  void guard_change(Hold& hold, Guard& guard, const Sample& sample, std::uint64_t seq) noexcept {
-    if (hot_.epoch.load(kAcquire) == sample.epoch) {
+  static void guard_change(Hold& hold, Guard& guard, std::uint64_t epoch, const Sample& sample,
+                           std::uint64_t seq) noexcept {
+    if (epoch == sample.epoch) {
       hold->raise_guard(guard, sample.epoch, seq);
     } else {
       hold->count_guard(guard);
@@ -265,7 +267,9 @@ class Table::Impl {
       return Stored::kBusy;
     }
     // Looked at under the lock: either this, or the change is there when the stripe is copied.
-    if (shm::is_closed(hot_.epoch.load(kAcquire))) return Stored::kClosed;
+    // Once: no sample that was taken of a closed segment is of an open one's epoch.
+    const std::uint64_t epoch = hot_.epoch.load(kAcquire);
+    if (shm::is_closed(epoch)) return Stored::kClosed;
     // Who took the load over stores after this, under this lock.
     if (load != nullptr && !Loads::is_held(*load)) {
       count(Counter::kStoresRefused);
@@ -274,11 +278,10 @@ class Table::Impl {
     hold->prefetch_room(entry_granules(record.key.size(), record.value.size()));
     Guard& guard = hold->guard_of(hash);
     // Even when it is not stored: replies older than this change must not be either.
-    if (own_change && reach.seq != 0) guard_change(hold, guard, sample, reach.seq);
+    if (own_change && reach.seq != 0) guard_change(hold, guard, epoch, sample, reach.seq);
     // Without Redis there are no replies that could be late: a clear alone overtakes.
     const bool alone = own_change && reach.seq == 0;
-    const bool late =
-        alone ? hot_.epoch.load(kAcquire) != sample.epoch : overtaken(guard, sample, reach.seq);
+    const bool late = alone ? epoch != sample.epoch : overtaken(guard, epoch, sample, reach.seq);
     if (late) {
       drop_older(hold, record.key, hash, reach.seq);
       count(Counter::kStoresRefused);
@@ -302,9 +305,10 @@ class Table::Impl {
       raise_bypass(stripe);
       return Stored::kBusy;
     }
-    if (shm::is_closed(hot_.epoch.load(kAcquire))) return Stored::kClosed;  // as in store()
+    const std::uint64_t epoch = hot_.epoch.load(kAcquire);  // as in store()
+    if (shm::is_closed(epoch)) return Stored::kClosed;
     if (sample != nullptr && id.seq != 0) {
-      guard_change(hold, hold->guard_of(hash), *sample, id.seq);
+      guard_change(hold, hold->guard_of(hash), epoch, *sample, id.seq);
       return drop_older(hold, key, hash, id.seq) ? Stored::kStored : Stored::kRefused;
     }
     drop_older(hold, key, hash, UINT64_MAX);
@@ -574,7 +578,11 @@ void Table::raise_floor(std::uint64_t epoch, std::uint64_t seq) {
 
 std::uint64_t Table::raise_epoch() {
   impl_->count(Counter::kEpochRaises);
-  return impl_->hot_.epoch.fetch_add(1, std::memory_order_acq_rel) + 1;
+  Atomic<std::uint64_t>& epoch = impl_->hot_.epoch;
+  std::uint64_t now = epoch.load(kAcquire);
+  while (!epoch.compare_exchange_weak(now, next_epoch(now), std::memory_order_seq_cst)) {
+  }
+  return next_epoch(now);
 }
 
 Result<std::uint64_t> Table::begin_term(std::uint64_t seen, bool holds_lock) {

@@ -58,7 +58,7 @@ void TableHost::raise_epoch(RaiseReason reason) {
   const std::uint64_t epoch = table_.raise_epoch();
   logger_.log(LogLevel::kInfo, "everything held was dropped (" + std::string(reason_name(reason)) +
                                    "): events may have been missed; epoch " +
-                                   std::to_string(epoch));
+                                   std::to_string(epoch & ~shm::kClosedEpoch));
 }
 
 void TableHost::raise_floor(std::uint64_t seq) {
