@@ -166,7 +166,7 @@ LeaderInfo leader(Segment& segment) {
   }
   info.heartbeat = block.sync.heartbeat.load(kRelaxed);
   info.in_sync = block.hot.in_sync.load(kAcquire) != 0;
-  info.epoch = block.hot.epoch.load(kAcquire);
+  info.epoch = block.hot.epoch.load(kAcquire) & ~kClosedEpoch;
   info.cursor = {block.sync.cursor_seq.load(kRelaxed), block.sync.cursor_nonce.load(kRelaxed)};
   info.head_seq = block.sync.head_seq.load(kRelaxed);
   const std::uint64_t floor = block.hot.floor.load(kRelaxed);

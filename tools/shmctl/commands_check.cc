@@ -15,8 +15,10 @@ using shm::Segment;
 
 // The checker sees a lock of a place that is free or another's; that the process of a place which
 // still stands in its name was killed, only the lock file and /proc tell.
-void add_dead_locks(Segment& segment, shm::CheckReport& report) {
-  for (const DeadLock& dead : health(segment, Liveness(segment)).dead_locks) {
+void add_health(Segment& segment, shm::CheckReport& report) {
+  const Health found = health(segment, Liveness(segment));
+  if (found.closed) report.degradations.emplace_back(kClosedMeans);
+  for (const DeadLock& dead : found.dead_locks) {
     if (!dead.place_is_its) continue;
     report.degradations.push_back("stripe " + std::to_string(dead.stripe) + ": locked by process " +
                                   std::to_string(dead.pid) + " (place " +
@@ -56,7 +58,7 @@ int check(const Arguments& arguments) {
   shm::CheckOptions options;
   options.deep = arguments.deep;
   shm::CheckReport report = shm::check(*segment, options);
-  add_dead_locks(*segment, report);
+  add_health(*segment, report);
   if (arguments.json) {
     print_json(json_of(*segment, report, options.deep));
   } else {

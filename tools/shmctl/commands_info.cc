@@ -29,6 +29,7 @@ int exit_of(const Health& health) { return health.degraded() ? kDegraded : kFine
 // What is wrong, a line each.
 std::vector<std::string> health_lines(const Health& health) {
   std::vector<std::string> lines;
+  if (health.closed) lines.emplace_back(kClosedMeans);
   if (health.bypassed_stripes != 0) {
     lines.push_back("readers miss in " + format_count(health.bypassed_stripes, "bypassed stripe") +
                     " until the next writer there");

@@ -24,9 +24,9 @@ using shm::Segment;
 std::string why_not_served(Segment& segment, const shm::EntryInfo& entry) {
   if (segment.stripe(entry.stripe).bypass.load(kRelaxed) != 0) return "bypassed stripe";
   if (entry.live) return {};
-  if (entry.epoch != static_cast<std::uint32_t>(segment.superblock().hot.epoch.load(kRelaxed))) {
-    return "older epoch";
-  }
+  const std::uint64_t epoch = segment.superblock().hot.epoch.load(kRelaxed);
+  if (shm::is_closed(epoch)) return "closed segment";
+  if (entry.epoch != static_cast<std::uint32_t>(epoch)) return "older epoch";
   const std::uint64_t now = shm::now_ms();
   if (entry.expires_ms != shm::kNeverExpires && entry.expires_ms <= now) return "expired";
   return "cleared";

@@ -120,6 +120,7 @@ Holder holder_of(shm::Segment& segment, std::uint32_t lock_word, const Liveness&
 
 Health health(shm::Segment& segment, const Liveness& liveness) {
   Health found;
+  found.closed = shm::is_closed(segment.superblock().hot.epoch.load(kAcquire));
   for (std::uint32_t i = 0; i < segment.geometry().stripe_count; ++i) {
     const shm::Stripe& stripe = segment.stripe(i);
     if (stripe.bypass.load(kAcquire) != 0) ++found.bypassed_stripes;

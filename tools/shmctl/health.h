@@ -63,12 +63,17 @@ struct Holder {
 };
 Holder holder_of(shm::Segment& segment, std::uint32_t lock_word, const Liveness& liveness);
 
+inline constexpr const char* kClosedMeans =
+    "closed, so that all is a miss: a resize is under way, or was stopped or killed; its process, "
+    "or the next that needs the segment once that one is dead, opens one again";
+
 struct Health {
+  bool closed = false;  // another segment is taking its place, see shm/resize.h
   std::uint32_t locked_stripes = 0;
   std::uint32_t bypassed_stripes = 0;
   std::vector<DeadLock> dead_locks;
 
-  bool degraded() const noexcept { return bypassed_stripes != 0 || !dead_locks.empty(); }
+  bool degraded() const noexcept { return closed || bypassed_stripes != 0 || !dead_locks.empty(); }
 };
 Health health(shm::Segment& segment, const Liveness& liveness);
 
