@@ -18,10 +18,10 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <list>
 #include <mutex>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include "shm/clock.h"
 #include "shm/fork.h"
@@ -165,7 +165,10 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     }
   }
 
-  [[gnu::noinline]] Status start() { return is_started() ? Status() : start_in_this_process(); }
+  [[gnu::noinline]] Status start() {
+    (void)find_open_table();
+    return is_started() ? Status() : start_in_this_process();
+  }
 
   // ---- reading ----
 
@@ -216,7 +219,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   Result<View> view(std::string_view key) {
     if (Status s = check_change(key); !s.ok()) return s;
     if (table().is_closed()) (void)find_open_table();
-    const bool was_in_sync = in_sync();
+    const bool was_in_sync = in_sync(table());
     auto pinned = table().pin(full_key(key));
     if (!pinned) return pinned.status();
     View view;
@@ -281,7 +284,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (Status s = start(); !s.ok()) return s;
     table().count(Counter::kClears);
     if (!client_) return flush();
-    const std::uint64_t epoch = hot().epoch.load(std::memory_order_acquire);
+    const std::uint64_t epoch = epoch_of(table());
     if (options_.clear_scope == ClearScope::kDatabase) {
       return cleared(client_->clear_database(), epoch);
     }
@@ -300,6 +303,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   // ---- looking ----
 
   Stats stats() {
+    (void)find_open_table();
     const shm::Totals t = shm::totals(table().segment());
     Stats s;
     s.local_hits = t[Counter::kLocalHits];
@@ -347,7 +351,10 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return s;
   }
 
-  bool in_sync() noexcept { return in_sync(table()); }
+  bool in_sync() {
+    (void)find_open_table();
+    return in_sync(table());
+  }
   const Options& options() const noexcept { return options_; }
   const std::string& node_id() const noexcept { return node_id_; }
 
@@ -374,6 +381,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   }
 
   shm::HotWords& hot() { return table().segment().superblock().hot; }
+  static std::uint64_t epoch_of(shm::Table & table) noexcept {
+    return table.segment().superblock().hot.epoch.load(std::memory_order_acquire);
+  }
 
   // Who led before may have died without a word: what it left is not in sync.
   void distrust_the_departed() {
@@ -402,7 +412,6 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     std::lock_guard hold(start_mutex_);
     const std::uint64_t here = shm::fork_generation();
     if (started_generation_.load(std::memory_order_acquire) == here) return {};
-    if (table().is_closed()) (void)try_to_move();
     return join();
   }
 
@@ -562,7 +571,12 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
                 std::to_string(options_.value_max_bytes) + ": " + std::string(outcome)};
   }
 
-  Status busy() const {
+  Status busy() {
+    if (table().is_closed()) {
+      return {Code::kBusy,
+              "another segment is taking this one's place, and could not be had within "
+              "lock_timeout; try again, and see the log if that goes on"};
+    }
     return {Code::kBusy,
             "a part of the segment was held by another process for longer than "
             "lock_timeout; the key is a miss until that part was emptied"};
@@ -590,9 +604,10 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       (void)flush();  // some of it may have happened
       return written.status();
     }
-    table().raise_floor(epoch, written->id.seq);
-    // The floor of a closed segment is not carried over.
-    if (shm::is_closed(epoch) || table().is_closed()) (void)flush();
+    shm::Table& table = this->table();
+    table.raise_floor(epoch, written->id.seq);
+    // In another epoch, perhaps another segment's, that meant nothing; a closed one's is lost.
+    if (shm::is_closed(epoch) || epoch_of(table) != epoch) (void)flush();
     report_unpublished(*written);
     return {};
   }
@@ -623,7 +638,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     shm::Segment& closed = table().segment();
     if (closed.is_at_path()) {
       // Who replaces it may have died.
-      return shm::Segment::reopen(segment_options(options_)).ok();
+      (void)shm::Segment::reopen(segment_options(options_));
+      return !table().is_closed();
     }
     auto segment = shm::Segment::open(segment_options(options_));
     if (!segment) {
@@ -641,8 +657,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   void move_to(std::shared_ptr<shm::Segment> segment) {
     logger_->log(LogLevel::kInfo, "moving to the new segment " + segment->path() + " of " +
                                       std::to_string(segment->geometry().segment_bytes) + " bytes");
-    tables_.push_back(std::make_unique<shm::Table>(std::move(segment), table_options()));
-    moved_to_.store(tables_.back().get(), std::memory_order_release);
+    tables_.emplace_back(std::move(segment), table_options());
+    moved_to_.store(&tables_.back(), std::memory_order_release);
     const bool was_started = is_started();
     if (was_started) {
       leader_.reset();
@@ -658,7 +674,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (!is_only_thread()) return;
     if (first_table_ && !first_table_->has_pins()) first_table_.reset();
     std::erase_if(tables_, [this](const auto& old) {
-      return old.get() != moved_to_.load(std::memory_order_relaxed) && !old->has_pins();
+      return &old != moved_to_.load(std::memory_order_relaxed) && !old.has_pins();
     });
   }
 
@@ -727,7 +743,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   const std::shared_ptr<Logger> logger_;
   const std::string node_id_;
   std::optional<shm::Table> first_table_;
-  std::vector<std::unique_ptr<shm::Table>> tables_;  // moved to; the last is in use
+  std::list<shm::Table> tables_;  // moved to; the last is in use
   std::atomic<shm::Table*> moved_to_{nullptr};
   const shm::Segment* complained_of_ = nullptr;  // under start_mutex_
   std::optional<sync::Client> client_;
@@ -854,7 +870,7 @@ Status Cache::remove(std::string_view key) { return impl_ ? impl_->remove(key) :
 Status Cache::clear() { return impl_ ? impl_->clear() : closed(); }
 
 Stats Cache::stats() const { return impl_ ? impl_->stats() : Stats(); }
-bool Cache::in_sync() const noexcept { return impl_ && impl_->in_sync(); }
+bool Cache::in_sync() const { return impl_ && impl_->in_sync(); }
 const Options& Cache::options() const noexcept {
   static const Options none;
   return impl_ ? impl_->options() : none;

@@ -130,7 +130,7 @@ class LARDER_API Cache {
   // True while this host follows the channel (or has no Redis). A leader that dies is replaced by
   // another started process within milliseconds; where none is left, and after a leader was
   // stopped, it takes up to three seconds until this turns false.
-  bool in_sync() const noexcept;
+  bool in_sync() const;
   const Options& options() const noexcept;
   const std::string& node_id() const noexcept;
 
