@@ -1,9 +1,12 @@
 #include "shm/resize.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <deque>
 #include <optional>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "shm/checksum.h"
@@ -14,6 +17,7 @@
 #include "shm/policy.h"
 #include "shm/process.h"
 #include "shm/racy_copy.h"
+#include "shm/table.h"
 #include "shm/writer.h"
 
 namespace larder::shm {
@@ -51,13 +55,14 @@ struct Copy {
 
 class Copier {
  public:
-  Copier(Segment& old, Segment& next)
-      : old_(old),
+  // `table` has joined: stripes are locked by its name.
+  Copier(Table& table, Segment& next)
+      : old_(table.segment()),
         next_(next),
-        policy_(policy_of(old.superblock().policy)),
-        old_processes_(old),
+        policy_(policy_of(old_.superblock().policy)),
+        old_processes_(table.processes()),
         next_processes_(next),
-        epoch_(old.superblock().hot.epoch.load(kAcquire)) {
+        epoch_(old_.superblock().hot.epoch.load(kAcquire)) {
     for (std::uint32_t i = 0; i < next.geometry().stripe_count; ++i) {
       writers_.emplace_back(next, i, policy_, next_processes_).sweep_if_due();
     }
@@ -74,6 +79,10 @@ class Copier {
     std::for_each(wanted.rbegin(), wanted.rend(), [&](const Candidate& candidate) {
       if (read(candidate, copy)) keep(candidate, copy);
     });
+    // For drop_changed(), while nobody waits yet.
+    std::sort(copied_.begin(), copied_.end(), [](const Copied& a, const Copied& b) {
+      return std::tie(a.stripe, a.bucket) < std::tie(b.stripe, b.bucket);
+    });
   }
 
   // Returns the epoch of the closed segment.
@@ -85,8 +94,6 @@ class Copier {
   std::uint64_t drop_changed() {
     if (copied_.empty()) return 0;
     if ((closed_ & ~kClosedEpoch) != epoch_) return drop_all();
-    std::sort(copied_.begin(), copied_.end(),
-              [](const Copied& a, const Copied& b) { return a.stripe < b.stripe; });
     std::uint64_t dropped = 0;
     for (auto first = copied_.begin(); first != copied_.end();) {
       const auto last = std::find_if(first, copied_.end(), [&](const Copied& copied) {
@@ -216,7 +223,7 @@ class Copier {
   Segment& old_;
   Segment& next_;
   const Policy& policy_;
-  Processes old_processes_;
+  Processes& old_processes_;
   Processes next_processes_;   // never joins: nobody else is there
   const std::uint64_t epoch_;  // of the old segment, when the copy began
   std::uint64_t closed_ = 0;   // and when it was closed
@@ -238,12 +245,43 @@ void take_over_counters(const Totals& old, Segment& next) {
 }
 
 // Once the path names it. Whoever could not wait for it has flushed the old one, or, if it was
-// there already, this one.
-void open(Segment& next, const Segment& old, std::uint64_t closed) {
+// there already, this one. True: the old one was flushed, so this one begins empty.
+bool open(Segment& next, const Segment& old, std::uint64_t closed) {
   Atomic<std::uint64_t>& epoch = next.superblock().hot.epoch;
-  if (old.superblock().hot.epoch.load() != closed) epoch.fetch_add(1);
-  epoch.fetch_and(~kClosedEpoch);
+  const bool flushed = old.superblock().hot.epoch.load() != closed;
+  std::uint64_t now = epoch.load();
+  while (!epoch.compare_exchange_weak(now, (flushed ? next_epoch(now) : now) & ~kClosedEpoch)) {
+  }
+  return flushed;
 }
+
+// Who works on the old one must find a place in the new one.
+Status check_places(Table& old, const Segment& next) {
+  (void)old.reap();
+  const unsigned processes = old.processes().alive_count() - 1;  // without this one
+  const std::uint32_t places = next.geometry().place_count - 1;
+  if (processes <= places) return {};
+  return {Code::kNoSpace, "a segment of that size has " + std::to_string(places) + " places, and " +
+                              std::to_string(processes) +
+                              " processes use the one in force; make it larger"};
+}
+
+// A signal that ends this process while nothing can be read or changed would empty the segment.
+class SignalsHeld {
+ public:
+  SignalsHeld() {
+    sigset_t ending;
+    sigemptyset(&ending);
+    for (const int number : {SIGHUP, SIGINT, SIGTERM}) sigaddset(&ending, number);
+    pthread_sigmask(SIG_BLOCK, &ending, &before_);
+  }
+  ~SignalsHeld() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsHeld(const SignalsHeld&) = delete;
+  SignalsHeld& operator=(const SignalsHeld&) = delete;
+
+ private:
+  sigset_t before_;
+};
 
 }  // namespace
 
@@ -251,21 +289,27 @@ Result<Resized> resize(const std::string& path, std::uint64_t bytes) {
   Resized done;
   std::uint64_t closed = 0;
   std::uint64_t closed_at_ms = 0;
-  const auto before = [&](Segment& old, Segment& next) {
-    done.bytes_before = old.geometry().segment_bytes;
-    done.has_redis = has_redis(old);
-    Copier copier(old, next);
+  std::optional<SignalsHeld> held;
+  const auto before = [&](const std::shared_ptr<Segment>& old, Segment& next) -> Status {
+    Table table(old, {});
+    if (Status s = table.join(); !s.ok()) return s;
+    if (Status s = check_places(table, next); !s.ok()) return s;
+    done.bytes_before = old->geometry().segment_bytes;
+    done.has_redis = has_redis(*old);
+    Copier copier(table, next);
     if (!done.has_redis) copier.copy();
+    held.emplace();
     closed_at_ms = now_ms();
     closed = copier.close();
     done.changed = copier.drop_changed();
-    const Totals was = totals(old);
+    const Totals was = totals(*old);
     done.entries_before = was.entries;
     done.copied = totals(next).entries;
     take_over_counters(was, next);
+    return {};
   };
   const auto after = [&](Segment& old, Segment& next) {
-    open(next, old, closed);
+    done.flushed = open(next, old, closed);
     done.closed = std::chrono::milliseconds(now_ms() - closed_at_ms);
   };
   const Status replaced = Segment::replace(path, bytes, {before, after});

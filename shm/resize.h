@@ -44,10 +44,12 @@ struct Resized {
   std::uint64_t copied = 0;             // entries that the new segment begins with
   std::uint64_t changed = 0;            // that were copied, but changed meanwhile
   bool has_redis = false;               // then nothing is copied
+  bool flushed = false;                 // the copies were dropped: a change could not wait for them
   std::chrono::milliseconds closed{0};  // how long nothing could be read or changed
 };
 
-// kNoSpace: the old and the new segment have no room beside each other; says how to get it.
+// kNoSpace: the old and the new segment have no room beside each other (says how to get it), or the
+// new one has too few places for the processes of the old one.
 Result<Resized> resize(const std::string& path, std::uint64_t bytes);
 
 }  // namespace larder::shm

@@ -52,7 +52,7 @@ SegmentOptions given_like(const std::string& path, const std::string& otherwise)
 void open_empty(Segment& segment) {
   Atomic<std::uint64_t>& epoch = segment.superblock().hot.epoch;
   std::uint64_t now = epoch.load(std::memory_order_acquire);
-  while (is_closed(now) && !epoch.compare_exchange_weak(now, (now + 1) & ~kClosedEpoch)) {
+  while (is_closed(now) && !epoch.compare_exchange_weak(now, next_epoch(now) & ~kClosedEpoch)) {
   }
 }
 
@@ -283,12 +283,20 @@ Status Segment::replace(const std::string& path, std::uint64_t bytes, const Succ
     return region.status();
   }
   Segment next(path, std::move(*region), Access::kReadWrite, *geometry);
-  steps.before(**old, next);
+  Status failed = steps.before(*old, next);
   next.superblock().hot.epoch.fetch_or(kClosedEpoch);
-  if (Status s = give_name(*made, path); !s.ok()) {
+  if (failed.ok() && !(*old)->is_at_path()) {
+    failed = Status(Code::kBusy, path + " was removed or replaced meanwhile; try again");
+  }
+  if (failed.ok()) {
+    failed = give_name(*made, path);
+  } else {
+    ::unlink(made->temporary.c_str());
+  }
+  if (!failed.ok()) {
     ::unlink(lock_path_of(path, next.superblock().instance).c_str());
     open_empty(**old);
-    return s;
+    return failed;
   }
   steps.after(**old, next);
   ::unlink(lock_path_of(path, (*old)->superblock().instance).c_str());

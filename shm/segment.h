@@ -61,7 +61,8 @@ class Segment {
 
   // What is to be done when a segment takes another's place, see resize.h.
   struct Succession {
-    std::function<void(Segment& old, Segment& next)> before;  // nobody else has `next` yet
+    // Nobody else has `next` yet. Refuses before it closes `old`.
+    std::function<Status(const std::shared_ptr<Segment>& old, Segment& next)> before;
     std::function<void(Segment& old, Segment& next)> after;   // the path names `next`, still closed
   };
   // Makes a segment of `bytes` beside the one at `path`, for the same users and the same binding,

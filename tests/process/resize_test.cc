@@ -420,6 +420,65 @@ TEST_CASE("no room: refused with the advice, and all goes on as it was") {
   check_nothing_is_left(options);
 }
 
+TEST_CASE("a size with too few places for those at work is refused, and all goes on as it was") {
+  const TempDir directory;
+  const Options options = host_options(directory, "crowd", "");
+  Cache cache = open(options);
+  REQUIRE(cache.set("key", "value").ok());
+  std::list<Forked> workers;
+  constexpr int kMoreThanIn2MiB = 20;
+  while (workers.size() < kMoreThanIn2MiB) {
+    workers.emplace_back([&](Steps& steps) {
+      CHILD_REQUIRE(cache.start().ok());
+      steps.reached();
+      return steps.wait_for_death();
+    });
+    REQUIRE(workers.back().await_step());
+  }
+  {
+    Process command(resize_command(options, "2MiB"));
+    CHECK(command.wait(kPatience) == 1);
+    CHECK(command.output().find("places") != std::string::npos);
+  }
+  CHECK(cache.get("key")->value == "value");
+  CHECK(cache.stats().segment_bytes == kStartBytes);
+  check_nothing_is_left(options);
+  // The dead need none.
+  workers.clear();
+  resize(options, "2MiB");
+  CHECK(cache.get("key")->value == "value");
+  CHECK(cache.stats().segment_bytes == 2 * kMiB);
+}
+
+TEST_CASE("a full process table does not cost what is held") {
+  const TempDir directory;
+  const Options options = host_options(directory, "places", "");
+  Cache cache = open(options);
+  REQUIRE(cache.set("key", "value").ok());
+  const auto segment = shm::Segment::attach(shm::Segment::path_of(options.directory, options.name),
+                                            shm::Access::kReadOnly);
+  REQUIRE(segment.ok());
+  const std::uint32_t places = (*segment)->geometry().place_count;
+  std::list<Forked> workers;
+  while (workers.size() + 2 < places) {  // place 0 is nobody's, one is ours
+    workers.emplace_back([&](Steps& steps) {
+      CHILD_REQUIRE(cache.start().ok());
+      steps.reached();
+      return steps.wait_for_death();
+    });
+    REQUIRE(workers.back().await_step());
+  }
+  {
+    Process command(resize_command(options, "8MiB"));
+    CHECK(command.wait(kPatience) == 1);
+    CHECK(command.output().find("are taken by live processes") != std::string::npos);
+  }
+  CHECK(cache.get("key")->value == "value");
+  workers.clear();  // dead, not reaped
+  resize(options, "8MiB");
+  CHECK(cache.get("key")->value == "value");
+}
+
 TEST_CASE("wrong sizes and missing --write are refused, and nothing happens") {
   const TempDir directory;
   const Options options = host_options(directory, "usage", "");

@@ -35,6 +35,8 @@ void print(const std::string& path, std::uint64_t bytes, const shm::Resized& res
                 format_count(resized.copied, "entry").c_str(),
                 static_cast<unsigned long long>(resized.entries_before),
                 static_cast<unsigned long long>(resized.changed));
+    if (resized.flushed)
+      std::printf("dropped again: a change could not wait for the new segment\n");
   }
   std::printf("processes move over at their next call; all was a miss for %llu ms\n",
               static_cast<unsigned long long>(resized.closed.count()));
@@ -48,6 +50,7 @@ Json json_of(const std::string& path, std::uint64_t bytes, const shm::Resized& r
           {"entries_before", resized.entries_before},
           {"copied", resized.copied},
           {"changed", resized.changed},
+          {"flushed", resized.flushed},
           {"closed_ms", resized.closed.count()}};
 }
 
