@@ -63,7 +63,7 @@ class Segment {
   struct Succession {
     // Nobody else has `next` yet. Refuses before it closes `old`.
     std::function<Status(const std::shared_ptr<Segment>& old, Segment& next)> before;
-    std::function<void(Segment& old, Segment& next)> after;   // the path names `next`, still closed
+    std::function<void(Segment& old, Segment& next)> after;  // the path names `next`, still closed
   };
   // Makes a segment of `bytes` beside the one at `path`, for the same users and the same binding,
   // and gives it that path. An error: the old one is in force, empty if it was closed meanwhile.
