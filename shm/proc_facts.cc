@@ -93,8 +93,9 @@ ProcessFacts facts_of(std::uint32_t pid) {
 
 std::uint64_t own_program() {
   // Random bytes that the kernel makes at exec. Hashed, because secrets are made of them.
-  static const std::uint64_t program =
-      XXH3_64bits(reinterpret_cast<const void*>(getauxval(AT_RANDOM)), 16);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): that is how the kernel gives an address.
+  static const auto* const bytes = reinterpret_cast<const void*>(getauxval(AT_RANDOM));
+  static const std::uint64_t program = XXH3_64bits(bytes, 16);
   return program;
 }
 
