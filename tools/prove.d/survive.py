@@ -1,8 +1,8 @@
 """Makes the figures of tools/prove survive; one subcommand a point, named in survive.points.
 
-The kill campaign takes half an hour on two cores, the storm ten minutes and the handovers four, so
-the points of each share one run: what it printed stays in build/kill, and is used again as long as
-the program is the same.
+The kill campaign takes more than an hour on two cores, the storm ten minutes and the handovers
+four, so the points of each share one run: what it printed stays in build/kill, and is used again as
+long as the program is the same.
 """
 import hashlib
 import json
