@@ -16,6 +16,7 @@
 #include <deque>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -57,9 +58,8 @@ class Ground {
     options_.bytes = kSegmentMinBytes;
     opened(Segment::open(options_))->superblock().hash_seed = kHashSeed;
     map_between_guards();
-    instance_ = segment_->superblock().instance;
     for (const auto& entry : std::filesystem::directory_iterator(dir_.path())) {
-      if (entry.path().extension() == ".lock") lock_path_ = entry.path();
+      files_.insert(entry.path());
     }
     fill();
     picture_.assign(begin(), options_.bytes);
@@ -81,12 +81,11 @@ class Ground {
     }
   }
 
-  // A newcomer to a damaged instance number has made a lock file of that name.
+  // A newcomer to a damaged instance number has made a lock file of that name; one to a damaged
+  // layout number a segment of its own.
   void sweep_folder() {
-    if (segment_->superblock().instance == instance_) return;
     for (const auto& entry : std::filesystem::directory_iterator(dir_.path())) {
-      const bool other = entry.path().extension() == ".lock" && entry.path() != lock_path_;
-      if (other) std::filesystem::remove(entry.path());
+      if (!files_.contains(entry.path())) std::filesystem::remove(entry.path());
     }
   }
 
@@ -127,8 +126,7 @@ class Ground {
   const test::TempDir dir_;
   SegmentOptions options_;
   std::shared_ptr<Segment> segment_;
-  std::uint64_t instance_ = 0;
-  std::filesystem::path lock_path_;
+  std::set<std::filesystem::path> files_;
   std::string picture_;
 };
 
@@ -327,7 +325,8 @@ class Story {
   }
 
   void join_anew() {
-    if (auto newcomer = Segment::open(ground_.options())) {
+    auto newcomer = Segment::open(ground_.options());
+    if (newcomer && (*newcomer)->path() == segment_.path()) {
       Table table(*newcomer, options_);
       (void)table.join();
       get(table, key());
