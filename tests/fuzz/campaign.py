@@ -71,7 +71,7 @@ def run(build_folder, target, *options):
     CRASHES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir='/dev/shm', prefix='larder-fuzz-') as scratch:
         done = subprocess.run(
-            [program(build_folder, target), '-timeout=60', f'-max_len={MAX_BYTES[target]}',
+            [program(build_folder, target), '-timeout=300', f'-max_len={MAX_BYTES[target]}',
              f'-artifact_prefix={CRASHES}/{target}-', *options, *corpora(target)],
             env=environment(scratch), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors='replace', check=False)

@@ -191,8 +191,8 @@ int main(int argc, char** argv) {
   app.add_option("--only", arguments.only, "operations whose name has this in it; may be repeated");
   app.add_option("--every-operation", arguments.every_operation, "a sample: one operation in N");
   app.add_option("--judge-every", arguments.run.judge_every, "a sample: one changed state in N");
-  app.add_option("--real-every", arguments.run.real_every,
-                 "really kill at one point in N; 0: never");
+  app.add_option("--real-kills", arguments.run.real_kills,
+                 "points of an operation where the process is really killed");
   app.add_option("--seed", arguments.run.seed, "of what is chosen by chance");
   app.add_option("--jobs", arguments.jobs, "processes at once");
   app.add_option("--instructions", arguments.instructions_file,

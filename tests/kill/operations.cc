@@ -66,6 +66,17 @@ void holes(Table& table) {
   for (int i = 0; i < kKeys; i += 2) (void)table.drop(key_of(i));
 }
 
+// The same with a tenth of the entries: what looks at each of them is stepped through more often.
+void full_of_large(Table& table) {
+  put_some(table, 0, 300, 2000, 5000);
+  put_some(table, kHeld, kHeld + 1, 100, 700);
+}
+
+void holes_among_large(Table& table) {
+  full_of_large(table);
+  for (int i = 0; i < 300; i += 2) (void)table.drop(key_of(i));
+}
+
 // So many small ones that both buckets of a key are full now and then: entries make way.
 void crowded(Table& table) {
   for (int i = 0; i < 2900; ++i) put(table, text("small-" + std::to_string(i), 1, 0));
@@ -136,7 +147,7 @@ const Before kBefore[] = {{"few", few},
 
 // Two owners of the stripe have died already: with the third it is wiped.
 void two_deaths(Table& table) {
-  full(table);
+  full_of_large(table);
   table.segment().stripe(0).deaths.store(2);
 }
 
@@ -437,8 +448,8 @@ struct Death {
 };
 
 const Death kDeaths[] = {
-    {"overwriting", full, [](Table& t) { put_some(t, kHeld, kHeld + 1, 700, 1); }},
-    {"compacting", holes, [](Table& t) { put_some(t, 1, 2, 30'000, 1); }},
+    {"overwriting", full_of_large, [](Table& t) { put_some(t, kHeld, kHeld + 1, 700, 1); }},
+    {"compacting", holes_among_large, [](Table& t) { put_some(t, 1, 2, 30'000, 1); }},
     {"growing", growing, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
     {"sweeping", epoch_raised, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
     {"wiping", bypassed, [](Table& t) { put_some(t, 0, 1, 40, 1); }},
@@ -462,8 +473,8 @@ void add_repairs(List& list) {
     }
     add("reap the dead", death, 0.5, [](Table& t) { (void)t.reap(); });
   }
-  const Death pinning{"pinning", full, [](Table& t) {
-                        for (int i = 0; i < kKeys; i += 50) (void)t.pin(key_of(i));
+  const Death pinning{"pinning", full_of_large, [](Table& t) {
+                        for (int i = 250; i < 300; ++i) (void)t.pin(key_of(i));
                       }};
   add("reap the dead", pinning, 1, [](Table& t) { (void)t.reap(); });
 }

@@ -167,9 +167,7 @@ class Run {
       const bool may_store = child->may_store();
       const bool goes_on = child->step();
       if (names_may_change) world_.names_changed();
-      if (options_.real_every != 0 && random_.one_in(options_.real_every)) {
-        real_.push_back({address, turn});
-      }
+      choose({address, turn});
       // Comparing costs as much as the step: now and then only, where nothing should have changed.
       const bool may_change = may_store || random_.one_in(64) || !goes_on;
       const bool changed = may_change && world_.update(image);
@@ -186,6 +184,13 @@ class Run {
     }
     for (const auto& [address, count] : turns) report_.instructions.insert(address);
     report_.distinct = turns.size();
+  }
+
+  // Of all points the same number, each as likely as the other.
+  void choose(Point point) {
+    ++seen_;
+    if (real_.size() < options_.real_kills) return real_.push_back(point);
+    if (const auto i = random_.below(seen_); i < real_.size()) real_[i] = point;
   }
 
   bool is_enough() const { return options_.stop_when_violated && report_.violated != 0; }
@@ -261,6 +266,7 @@ class Run {
   Contents before_;
   Contents after_;
   std::vector<Point> real_;
+  std::uint64_t seen_ = 0;  // points to choose them from
   Report report_;
 };
 

@@ -15,7 +15,7 @@ struct RunOptions {
   // An instruction that changed the files so often, a copy byte by byte, is judged one time in 64
   // from then on.
   std::uint64_t judge_turns = 256;
-  std::uint64_t real_every = 500;  // points where the process is really killed; 0: none
+  std::size_t real_kills = 20;  // points of an operation where the process is really killed
   std::uint64_t seed = 1;
   bool stop_when_violated = false;
 };
