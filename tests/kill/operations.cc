@@ -151,6 +151,20 @@ void two_deaths(Table& table) {
   table.segment().stripe(0).deaths.store(2);
 }
 
+void one_death(Table& table) {
+  few(table);
+  table.segment().stripe(0).deaths.store(1);
+}
+
+// So many small ones that both buckets of a key are full now and then, while others have room.
+void nearly_crowded(Table& table) {
+  const shm::Geometry& g = table.segment().geometry();
+  const std::uint32_t most = g.buckets_per_stripe * shm::kSlotsPerBucket * 9 / 10;
+  for (int i = 0; table.segment().stripe(0).entries.load() < most; ++i) {
+    put(table, text("small-" + std::to_string(i), 1, 0));
+  }
+}
+
 // Views that were held while their keys were written anew, and no longer are.
 void set_aside(Table& table) {
   full(table);
@@ -477,6 +491,31 @@ void add_repairs(List& list) {
                         for (int i = 250; i < 300; ++i) (void)t.pin(key_of(i));
                       }};
   add("reap the dead", pinning, 1, [](Table& t) { (void)t.reap(); });
+  const Text what = text(kNew, 66, 300);
+  list.add("set", {"after a death", one_death}, [what](Table& t) { put(t, what); });
+}
+
+// An entry moves to its other bucket, because both of a new key are full.
+void add_shift(List& list) {
+  static Text what;
+  const auto is_full = [](const shm::Bucket& bucket) {
+    return std::all_of(std::begin(bucket.slots), std::end(bucket.slots),
+                       [](const auto& slot) { return slot.load() != 0; });
+  };
+  list.add("set, both buckets full", {"nearly crowded", nearly_crowded},
+           [](Table& t) { put(t, what); });
+  for (Operation& one : list.latest()) {
+    one.prepare = [is_full](Table& t) {
+      for (int i = 0;; ++i) {
+        what = text("shifting-" + std::to_string(i), 1, 0);
+        const shm::KeyPlace place = shm::place_of(t.segment(), t.segment().hash(what.key));
+        if (is_full(t.segment().bucket(place.stripe, place.home)) &&
+            is_full(t.segment().bucket(place.stripe, place.other))) {
+          return;
+        }
+      }
+    };
+  }
 }
 
 // What was set aside for views comes free in some of these turns.
@@ -539,6 +578,7 @@ std::vector<Operation> operations() {
   add_seal(list);
   add_loads(list);
   add_repairs(list);
+  add_shift(list);
   add_release(list);
   add_waits(list);
   add_files(list);

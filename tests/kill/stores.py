@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Which instructions that store to a segment were never killed at?
+"""Which lines that store to a segment were never killed at?
 
     stores.py PROGRAM INSTRUCTIONS     PROGRAM: larder-kill with debug information
                                        INSTRUCTIONS: what larder-kill --instructions wrote
+
+The compiler makes copies of a source line: the line was killed at when one of them was.
 
 A store counts when it comes from a file of shm/ and from one of the ways that shm/ has to write
 shared memory: an atomic, or the functions of racy_copy.h. Prints the source lines that have stores
@@ -66,9 +68,9 @@ def source_line(file, number):
 def main():
     program, reached_file = sys.argv[1:]
     reached = {line.strip().lstrip('0') for line in open(reached_file)}
-    reasons = dict(line.rstrip('\n').split(' | ', 1) for line in REASONS.open()
+    reasons = dict(line.rstrip('\n').rsplit(' | ', 1) for line in REASONS.open()
                    if line.strip() and not line.startswith('#'))
-    stores, unreached = 0, {}
+    stores, unreached, killed_at = 0, {}, set()
     offsets = list(store_offsets(program))
     for offset, calls in frames(program, offsets).items():
         own = [(re.sub(r'^.*/(shm/)', r'\1', file), line) for _, file, line in calls
@@ -76,10 +78,13 @@ def main():
         if not own or not any(WRITES.search(function) for function, _, _ in calls):
             continue
         stores += 1
-        if offset not in reached:
-            # The line that asked for it: not that of a helper which everybody uses.
-            place = next((p for p in own if p[0] != 'shm/racy_copy.h'), own[0])
+        # The line that asked for it: not that of a helper which everybody uses.
+        place = next((p for p in own if p[0] != 'shm/racy_copy.h'), own[0])
+        if offset in reached:
+            killed_at.add(place)
+        else:
             unreached.setdefault(place, []).append(offset)
+    unreached = {place: where for place, where in unreached.items() if place not in killed_at}
     unexplained = 0
     for (file, line), where in sorted(unreached.items(), key=lambda item: (item[0][0], int(item[0][1]))):
         text = source_line(file, line)
