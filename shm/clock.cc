@@ -2,11 +2,21 @@
 
 namespace larder::shm {
 
-std::uint64_t now_ms() noexcept {
+namespace {
+
+std::uint64_t ms_by(clockid_t clock) noexcept {
   timespec now{};
-  clock_gettime(CLOCK_BOOTTIME, &now);
+  clock_gettime(clock, &now);
   return static_cast<std::uint64_t>(now.tv_sec) * 1000 +
          static_cast<std::uint64_t>(now.tv_nsec) / 1'000'000;
+}
+
+}  // namespace
+
+std::uint64_t now_ms() noexcept { return ms_by(CLOCK_BOOTTIME); }
+
+CoarseTime coarse_now() noexcept {
+  return {ms_by(CLOCK_MONOTONIC_COARSE), ms_by(CLOCK_REALTIME_COARSE)};
 }
 
 namespace detail {

@@ -10,6 +10,16 @@ namespace larder::shm {
 
 std::uint64_t now_ms() noexcept;  // CLOCK_BOOTTIME
 
+// A moment by two clocks so coarse that a look costs a read next to nothing. The first stands still
+// while the machine sleeps, the second may be set back: a time is over when either says so.
+struct CoarseTime {
+  std::uint64_t ms = 0;       // CLOCK_MONOTONIC_COARSE
+  std::uint64_t unix_ms = 0;  // CLOCK_REALTIME_COARSE
+};
+CoarseTime coarse_now() noexcept;
+// How far they may lag behind the true time: a tick of the slowest kernel, rounded up.
+inline constexpr std::uint64_t kCoarseLagMs = 11;
+
 namespace detail {
 // A deadline after far_ms is not past while time() says looked_second. Hidden: reached without a
 // table of addresses.

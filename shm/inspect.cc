@@ -4,6 +4,7 @@
 
 #include "shm/clock.h"
 #include "shm/entry.h"
+#include "shm/lease.h"
 #include "shm/process.h"
 #include "shm/racy_copy.h"
 
@@ -165,7 +166,8 @@ LeaderInfo leader(Segment& segment) {
     info.pid = segment.place(index).pid.load(kRelaxed);
   }
   info.heartbeat = block.sync.heartbeat.load(kRelaxed);
-  info.in_sync = block.hot.in_sync.load(kAcquire) != 0;
+  info.lease_left_ms = Lease::of(block.hot).left_ms();
+  info.follows = info.lease_left_ms != 0 && block.sync.lease_term.load(kAcquire) == info.term;
   info.epoch = block.hot.epoch.load(kAcquire) & ~kClosedEpoch;
   info.cursor = {block.sync.cursor_seq.load(kRelaxed), block.sync.cursor_nonce.load(kRelaxed)};
   info.head_seq = block.sync.head_seq.load(kRelaxed);

@@ -67,7 +67,8 @@ struct LeaderInfo {
   std::uint32_t place;  // 0: there was none yet
   std::uint32_t pid;    // 0: it has left, or another process has its place
   std::uint64_t heartbeat;
-  bool in_sync;
+  std::uint64_t lease_left_ms;  // 0: it is over
+  bool follows;                 // the lease lasts, and it was this leader that extended it
   std::uint64_t epoch;
   ChangeId cursor;
   std::uint64_t head_seq;

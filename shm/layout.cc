@@ -71,6 +71,7 @@ std::string layout_text() {
   FIELD(Superblock, binding);
   FIELD(Superblock, hot);
   FIELD(Superblock, sync);
+  FIELD(Superblock, history);
   FIELD(Superblock, policy_words);
   FIELD(Superblock, pinners);
   FIELD(Superblock, departed);
@@ -96,7 +97,8 @@ std::string layout_text() {
   TYPE(HotWords);
   FIELD(HotWords, epoch);
   FIELD(HotWords, floor);
-  FIELD(HotWords, in_sync);
+  FIELD(HotWords, lease_until_ms);
+  FIELD(HotWords, lease_until_unix_ms);
   TYPE(SyncWords);
   FIELD(SyncWords, term);
   FIELD(SyncWords, leader);
@@ -104,6 +106,8 @@ std::string layout_text() {
   FIELD(SyncWords, cursor_seq);
   FIELD(SyncWords, cursor_nonce);
   FIELD(SyncWords, head_seq);
+  FIELD(SyncWords, lease_term);
+  FIELD(SyncWords, idless_epoch);
   FIELD(SyncWords, redis_clock_ms);
   TYPE(CounterBlock);
   TYPE(Place);

@@ -6,8 +6,8 @@
 // words mean, who writes them and what a crash may leave: shm/README.md. `layout_text()` prints
 // the whole layout for the golden test; its hash is the signature that strangers are refused by.
 //
-// Primary state (I4): slots, entries, guards, epoch, floor, term, bypass, pins, loads. Everything
-// else is derived, and any bit pattern in it is harmless.
+// Primary state (I4): slots, entries, guards, epoch, floor, term, bypass, pins, loads, lease,
+// cursor, history. Everything else is derived, and any bit pattern in it is harmless.
 #pragma once
 
 #include <atomic>
@@ -20,7 +20,7 @@
 namespace larder::shm {
 
 inline constexpr std::uint64_t kMagic = 0x3130724564724c6cull;  // "lLrdEr01", written last
-inline constexpr std::uint32_t kLayoutVersion = 4;
+inline constexpr std::uint32_t kLayoutVersion = 5;
 inline constexpr std::size_t kCacheLine = 64;
 
 template <class T>
@@ -170,7 +170,10 @@ struct alignas(kCacheLine) HotWords {
   // {low 16 bits of an epoch, 48 bits of a seq}: within that epoch, entries whose reach is below
   // the seq are misses. Set by `clear`.
   Atomic<std::uint64_t> floor;
-  Atomic<std::uint32_t> in_sync;  // 1 while a leader follows the channel
+  // Until then what is held lacks no change that was made longer ago than a lease lasts. The same
+  // moment by two clocks, see clock.h; 0: never held.
+  Atomic<std::uint64_t> lease_until_ms;
+  Atomic<std::uint64_t> lease_until_unix_ms;
 };
 
 // The leader's words. `head` is written before an event's first effect, `cursor` after its last.
@@ -182,8 +185,14 @@ struct alignas(kCacheLine) SyncWords {
   Atomic<std::uint64_t> cursor_seq;
   Atomic<std::uint64_t> cursor_nonce;
   Atomic<std::uint64_t> head_seq;
+  Atomic<std::uint64_t> lease_term;     // of the leader that extended the lease last
+  Atomic<std::uint64_t> idless_epoch;   // the last in which a change without an id was heard of
   Atomic<std::int64_t> redis_clock_ms;  // Redis' time minus CLOCK_BOOTTIME, in ms
 };
+
+// How many of the last changes are known by their exact ids, and how far ahead of the cursor a copy
+// may run. See history.h.
+inline constexpr std::size_t kHistory = 2048;
 
 struct Superblock {
   std::uint64_t magic;  // last word written by the creator
@@ -201,6 +210,7 @@ struct Superblock {
   char binding[kBindingBytes];
   HotWords hot;
   SyncWords sync;
+  alignas(kCacheLine) Atomic<std::uint64_t> history[kHistory];
   PolicyShared policy_words;
   // Bit i: place i has pinned something since it was taken. Who frees a run looks at those places.
   alignas(kCacheLine) Atomic<std::uint64_t> pinners[kMaxPlaces / 64];

@@ -8,6 +8,7 @@
 #include "shm/clock.h"
 #include "shm/entry.h"
 #include "shm/fork.h"
+#include "shm/history.h"
 #include "shm/lock.h"
 #include "shm/policy.h"
 #include "shm/reader.h"
@@ -42,6 +43,7 @@ class Table::Impl {
         options_(options),
         processes_(*segment_),
         loads_(*segment_, processes_),
+        history_(*segment_),
         reader_(*segment_, policy_) {}
 
   // The lock of one stripe, and the right to write it, for as long as this lives. Repairs what a
@@ -281,7 +283,9 @@ class Table::Impl {
     if (own_change && reach.seq != 0) guard_change(hold, guard, epoch, sample, reach.seq);
     // Without Redis there are no replies that could be late: a clear alone overtakes.
     const bool alone = own_change && reach.seq == 0;
-    const bool late = alone ? epoch != sample.epoch : overtaken(guard, epoch, sample, reach.seq);
+    const bool late = alone
+                          ? epoch != sample.epoch
+                          : overtaken(guard, epoch, sample, reach.seq) || !history_.rest_on(reach);
     if (late) {
       drop_older(hold, record.key, hash, reach.seq);
       count(Counter::kStoresRefused);
@@ -415,8 +419,6 @@ class Table::Impl {
     if (!sync_.term.compare_exchange_strong(seen, term, std::memory_order_acq_rel, kAcquire)) {
       return Status(Code::kAlreadyExists, "another process was elected");
     }
-    // Who led before is dead or stopped; what it said last holds no longer.
-    hot_.in_sync.store(0, std::memory_order_release);
     name_leader(term, *self, holds_lock);
     for (std::uint32_t i = 0; i < g_.stripe_count && term_is_current(term); ++i) {
       Hold hold(*this, i, leader_wait(i));
@@ -442,6 +444,7 @@ class Table::Impl {
   const TableOptions options_;
   Processes processes_;
   Loads loads_;
+  History history_;
   Reader reader_;
 };
 

@@ -26,9 +26,10 @@
 #include "shm/clock.h"
 #include "shm/fork.h"
 #include "shm/inspect.h"
-#include "shm/lock_file.h"
+#include "shm/lease.h"
 #include "shm/table.h"
 #include "src/sync/client.h"
+#include "src/sync/exchange.h"
 #include "src/sync/leader.h"
 
 namespace larder {
@@ -40,6 +41,7 @@ using shm::Stored;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kTtlMax{100ll * 366 * 24 * 3'600 * 1'000};
+constexpr int kHeartbeatsOfLease = 5;
 constexpr milliseconds kSubscriptionTimeoutLeast{500};
 constexpr milliseconds kSubscriptionTimeoutMost{2000};
 
@@ -120,11 +122,17 @@ sync::LeaderOptions leader_options(const Options& options, const sync::Endpoint&
   leader.follower.database = options.redis.database;
   leader.follower.key_prefix = options.key_prefix;
   leader.follower.go_peers = options.go_peers;
+  leader.follower.pages_max =
+      static_cast<unsigned>(2 * options.redis.log_max_entries / sync::kPageRows);
+  leader.lease = options.lease;
+  leader.heartbeat = options.lease / kHeartbeatsOfLease;
   return leader;
 }
 
-std::uint64_t deadline_after(std::uint64_t asked_ms, milliseconds ttl) {
-  return ttl.count() <= 0 ? shm::kNeverExpires : asked_ms + static_cast<std::uint64_t>(ttl.count());
+// A look at the clock is a tenth of a local set.
+std::uint64_t deadline_after(milliseconds ttl) {
+  return ttl.count() <= 0 ? shm::kNeverExpires
+                          : shm::now_ms() + static_cast<std::uint64_t>(ttl.count());
 }
 
 // Can no other thread be inside a call? False also where that cannot be told.
@@ -155,7 +163,6 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (!client) return;
     leader_options_ = leader_options(options_, client->endpoint);
     client_.emplace(std::move(*client));
-    distrust_the_departed();
   }
 
   ~Impl() {
@@ -178,6 +185,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     const std::string_view name = full_key(key);
     if (!read_local(table(), name, lookup) && find_open_table())
       (void)read_after_move(name, lookup);
+    if (lookup.stale) table().count(Counter::kStaleHits);
     return {};
   }
 
@@ -191,9 +199,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     const bool hit = moved_to_.load(std::memory_order_acquire) == nullptr
                          ? read_local(*first_table_, name, lookup)
                          : read_after_move(name, lookup);
-    if (hit) [[likely]]
+    if (hit && !lookup.stale) [[likely]]
       return {};
-    return read_elsewhere(name, lookup);
+    return hit ? read_stale(name, lookup) : read_elsewhere(name, lookup);
   }
 
   Status get_many(std::span<const std::string_view> keys, std::span<Lookup> lookups) {
@@ -219,7 +227,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   Result<View> view(std::string_view key) {
     if (Status s = check_change(key); !s.ok()) return s;
     if (table().is_closed()) (void)find_open_table();
-    const bool was_in_sync = in_sync(table());
+    const shm::Lease lease = lease_of(table());
     auto pinned = table().pin(full_key(key));
     if (!pinned) return pinned.status();
     View view;
@@ -228,7 +236,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     view.word_ = pinned->word;
     view.pin_ = pinned->pin;
     view.generation_ = pinned->generation;
-    view.stale_ = !was_in_sync;
+    view.stale_ = is_stale(lease);
     if (view.stale_) table().count(Counter::kStaleHits);
     return view;
   }
@@ -247,19 +255,15 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     }
 
     const std::string_view name = full_key(key);
-    // A look at the clock is a tenth of a local set.
-    const std::uint64_t asked_ms = ttl.count() > 0 ? shm::now_ms() : 0;
-    const std::uint64_t deadline = deadline_after(asked_ms, ttl);
     table().count(Counter::kSets);
-    if (!client_) return set_local_only({name, value, deadline});
+    if (!client_) return set_local_only({name, value, deadline_after(ttl)});
 
     shm::Table& table = this->table();
-    const shm::Sample sample = table.sample(name);
+    const sync::Change change(table, name, ttl);
     const auto written = client_->set(name, value, ttl, announce);
     if (!written) return failed_change(name, written.status());
-    // Refused, too large or busy: then there is no copy here that could be older.
-    (void)table.set({name, value, deadline}, sample, written->id);
-    tell_successor(table, sample, name, written->id);
+    change.finish_set(table, name, value, written->id);
+    tell_successor(table, change.sample(), name, written->id);
     report_unpublished(*written);
     return too_large ? above_maximum(value.size(), "Redis has it, but no host keeps a copy of it")
                      : Status();
@@ -271,11 +275,11 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     table().count(Counter::kRemoves);
     if (!client_) return drop(name) == Stored::kBusy ? busy() : Status();
     shm::Table& table = this->table();
-    const shm::Sample sample = table.sample(name);
+    const sync::Change change(table, name);
     const auto written = client_->remove(name);
     if (!written) return failed_change(name, written.status());
-    (void)table.remove(name, sample, written->id);
-    tell_successor(table, sample, name, written->id);
+    change.finish_removal(table, name, written->id);
+    tell_successor(table, change.sample(), name, written->id);
     report_unpublished(*written);
     return {};
   }
@@ -353,45 +357,21 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   bool in_sync() {
     (void)find_open_table();
-    return in_sync(table());
+    return !is_stale(lease_of(table()));
   }
   const Options& options() const noexcept { return options_; }
   const std::string& node_id() const noexcept { return node_id_; }
 
  private:
-  bool in_sync(shm::Table & table) noexcept {
-    if (!client_) return true;
-    const shm::HotWords& hot = table.segment().superblock().hot;
-    if (hot.in_sync.load(std::memory_order_acquire) == 0) return false;
-    // A started process stands ready to replace a leader that dies. One that never started may be
-    // the last of its host, and must look for itself whether anybody still leads.
-    return is_started() || heart_beats();
+  // To be taken before what it is to vouch for is read.
+  static shm::Lease lease_of(shm::Table & table) noexcept {
+    return shm::Lease::of(table.segment().superblock().hot);
   }
-
-  // Has the leader's heartbeat moved lately, by this process's own looks and clock?
-  [[gnu::noinline]] bool heart_beats() noexcept {
-    const std::uint64_t beat =
-        table().segment().superblock().sync.heartbeat.load(std::memory_order_relaxed);
-    const std::uint64_t now = shm::now_ms();
-    if (seen_beat_.exchange(beat, std::memory_order_relaxed) != beat) {
-      seen_beat_ms_.store(now, std::memory_order_relaxed);
-    }
-    const std::uint64_t quiet_ms = now - seen_beat_ms_.load(std::memory_order_relaxed);
-    return quiet_ms < static_cast<std::uint64_t>(leader_options_.heartbeat_lost.count());
-  }
+  bool is_stale(const shm::Lease& lease) const noexcept { return client_ && !lease.lasts(); }
 
   shm::HotWords& hot() { return table().segment().superblock().hot; }
   static std::uint64_t epoch_of(shm::Table & table) noexcept {
     return table.segment().superblock().hot.epoch.load(std::memory_order_acquire);
-  }
-
-  // Who led before may have died without a word: what it left is not in sync.
-  void distrust_the_departed() {
-    shm::Segment& segment = table().segment();
-    if (segment.lock_file()->held_by_other(segment.geometry().place_count)) return;
-    if (!table().processes().try_lead()) return;  // a thread of ours leads
-    hot().in_sync.store(0, std::memory_order_release);
-    table().processes().stop_leading();
   }
 
   // A process that cannot join still reads: what it finds is as good.
@@ -449,14 +429,11 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   [[gnu::always_inline]] bool read_local(shm::Table & table, std::string_view name,
                                          Lookup & lookup) {
-    // Before the value is read: a leader that comes back in between drops what is older than its
-    // word, but not what we have copied already.
-    lookup.stale = !in_sync(table);
+    const shm::Lease lease = lease_of(table);
     if (!table.get(name, lookup.value)) [[unlikely]]
       return missed(lookup);
     lookup.source = Source::kLocal;
-    if (lookup.stale) [[unlikely]]
-      table.count(Counter::kStaleHits);
+    lookup.stale = is_stale(lease);
     return true;
   }
 
@@ -499,15 +476,18 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       keys = std::span(names).first(keys.size());
     }
     shm::Table& table = this->table();
-    const bool stale = !in_sync(table);  // before any value is read, as in read_local()
+    const shm::Lease lease = lease_of(table);
     const std::uint32_t hits = table.get_batch(
         keys, [&lookups](std::size_t i) -> std::string& { return lookups[i].value; });
+    const bool stale = is_stale(lease);
     Status first;
     for (std::size_t i = 0; i < keys.size(); ++i) {
       if (hits >> i & 1) [[likely]] {
         lookups[i].source = Source::kLocal;
         lookups[i].stale = stale;
-        if (stale) table.count(Counter::kStaleHits);
+        if (!stale) [[likely]]
+          continue;
+        if (Status s = read_stale(keys[i], lookups[i]); first.ok()) first = std::move(s);
         continue;
       }
       missed(lookups[i]);
@@ -523,24 +503,57 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return client_ ? fetch(name, lookup) : Status();
   }
 
-  [[gnu::noinline]] Status fetch(std::string_view name, Lookup & lookup) {
+  // `lookup` has a copy that may be old.
+  [[gnu::noinline]] Status read_stale(std::string_view name, Lookup & lookup) {
+    switch (options_.stale_reads) {
+      case StaleReads::kServe:
+        return serve_stale(lookup, {});
+      case StaleReads::kMiss:
+        missed(lookup);
+        return fetch(name, lookup, true);
+      case StaleReads::kError:
+        missed(lookup);
+        return {Code::kUnavailable,
+                "this host does not know whether its copy is up to date: it has not heard from "
+                "Redis for longer than `lease`, and stale_reads = error"};
+      case StaleReads::kVerify:
+        break;
+    }
+    Lookup held;
+    std::swap(held, lookup);
+    Status asked = fetch(name, lookup, true);
+    if (asked.code() != Code::kUnavailable) return asked;
+    std::swap(held, lookup);
+    return serve_stale(lookup, std::move(asked));
+  }
+
+  // `why` is what it comes to when the copy is too old.
+  Status serve_stale(Lookup & lookup, Status why) {
+    const auto limit_ms = static_cast<std::uint64_t>(options_.stale_limit.count());
+    if (limit_ms != 0 && lease_of(table()).over_ms() > limit_ms) {
+      missed(lookup);
+      if (!why.ok()) return why;
+      return {Code::kUnavailable,
+              "this host's copy has been out of sync for longer than stale_limit"};
+    }
+    table().count(Counter::kStaleHits);
+    return {};
+  }
+
+  // `holds_copy`: one is here, but is not to be trusted.
+  [[gnu::noinline]] Status fetch(std::string_view name, Lookup & lookup, bool holds_copy = false) {
     shm::Table& table = this->table();
-    const shm::Sample sample = table.sample(name);
-    const std::uint64_t asked_ms = shm::now_ms();
+    const sync::Fill fill(table, name);
     auto fetched = client_->fetch(name);
     if (!fetched) {
       table.count(Counter::kRemoteErrors);
       return fetched.status();
     }
-    if (!fetched->value) {
-      table.count(Counter::kRemoteMisses);
-      return {};
-    }
-    table.count(Counter::kRemoteHits);
+    fill.finish(table, name, *fetched, holds_copy);
+    table.count(fetched->value ? Counter::kRemoteHits : Counter::kRemoteMisses);
+    if (!fetched->value) return {};
     lookup.source = Source::kRemote;
     lookup.value = std::move(*fetched->value);
-    const milliseconds ttl{fetched->ttl_ms < 0 ? 0 : std::max<std::int64_t>(fetched->ttl_ms, 1)};
-    (void)table.fill({name, lookup.value, deadline_after(asked_ms, ttl)}, sample, fetched->last);
     return {};
   }
 
@@ -748,8 +761,6 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   const shm::Segment* complained_of_ = nullptr;  // under start_mutex_
   std::optional<sync::Client> client_;
   sync::LeaderOptions leader_options_;
-  std::atomic<std::uint64_t> seen_beat_{UINT64_MAX};
-  std::atomic<std::uint64_t> seen_beat_ms_{0};
   shm::ForkMutex start_mutex_;
   std::atomic<std::uint64_t> started_generation_{shm::kNoGeneration};
   std::atomic<std::uint64_t> next_start_ms_{0};  // of a read, after one that could not join

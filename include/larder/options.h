@@ -46,6 +46,15 @@ enum class GoPeers {
   kTrust,   // store the value as it came
 };
 
+// What a read makes of a local copy while this host cannot tell that it is up to date: the lease is
+// over, see Options::lease.
+enum class StaleReads {
+  kVerify,  // ask Redis; when it cannot be reached, serve the copy, marked stale (default)
+  kServe,   // serve it, marked stale
+  kMiss,    // ask Redis; when it cannot be reached, that is the error
+  kError,   // kUnavailable
+};
+
 struct RedisOptions {
   // "host:port", "[v6]:port" or an absolute path of a unix socket. Empty: local only, no Redis.
   std::string address;
@@ -88,6 +97,13 @@ struct Options {
   ClearScope clear_scope = ClearScope::kPrefix;
   WireFormat wire_format = WireFormat::kJson;
   GoPeers go_peers = GoPeers::kVerify;
+  // While this host holds its lease, no read returns a value that was overwritten through larder
+  // longer ago than this. Renewed five times in that while; lost when Redis cannot be reached.
+  // 100 ms to 1 min.
+  std::chrono::milliseconds lease{1000};
+  StaleReads stale_reads = StaleReads::kVerify;
+  // How long after the lease's end a read may still be served a copy marked stale. 0: for ever.
+  std::chrono::milliseconds stale_limit{0};
   // Values above this are announced as invalidations instead of being pushed to the other hosts.
   std::uint64_t push_max_bytes = 16u << 10;
   // Larger values live in Redis alone, and `set` says so. At most 512 MiB, Redis' own bound.

@@ -176,25 +176,6 @@ Result<std::uint64_t> read_ms(const redisReply& reply) {
   return ms;
 }
 
-Result<Fetched> read_fetched(const redisReply& reply) {
-  if (!is_array(reply, 4)) return unexpected_reply();
-  const redisReply& value = *reply.element[0];
-  const redisReply& left = *reply.element[1];
-  const Result<ChangeId> last = read_log_id(*reply.element[2]);
-  const Result<std::uint64_t> now = read_ms(*reply.element[3]);
-  if (!last) return last.status();
-  if (!now) return now.status();
-  if (left.type != REDIS_REPLY_INTEGER) return unexpected_reply();
-  if (value.type != REDIS_REPLY_NIL && !is_text(value)) return unexpected_reply();
-  Fetched fetched;
-  // -2: gone between the two questions; a miss, not a value without expiry.
-  if (is_text(value) && left.integer != -2) fetched.value = text_of(value);
-  fetched.ttl_ms = left.integer;
-  fetched.last = *last;
-  fetched.redis_ms = *now;
-  return fetched;
-}
-
 Result<Written> read_written(const redisReply& reply) {
   if (!is_array(reply, 4)) return unexpected_reply();
   const Result<ChangeId> id = read_log_id(*reply.element[0]);
@@ -249,6 +230,25 @@ Result<ClientOptions> client_options(const Options& options, std::string node_id
   result.wire_format = options.wire_format;
   result.sender = std::move(node_id);
   return result;
+}
+
+Result<Fetched> parse_fetched(const redisReply& reply) {
+  if (!is_array(reply, 4)) return unexpected_reply();
+  const redisReply& value = *reply.element[0];
+  const redisReply& left = *reply.element[1];
+  const Result<ChangeId> last = read_log_id(*reply.element[2]);
+  const Result<std::uint64_t> now = read_ms(*reply.element[3]);
+  if (!last) return last.status();
+  if (!now) return now.status();
+  if (left.type != REDIS_REPLY_INTEGER) return unexpected_reply();
+  if (value.type != REDIS_REPLY_NIL && !is_text(value)) return unexpected_reply();
+  Fetched fetched;
+  // -2: gone between the two questions; a miss, not a value without expiry.
+  if (is_text(value) && left.integer != -2) fetched.value = text_of(value);
+  fetched.ttl_ms = left.integer;
+  fetched.last = *last;
+  fetched.redis_ms = *now;
+  return fetched;
 }
 
 // ---- the client -------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ Result<Fetched> Client::fetch(std::string_view key) {
   const std::array<std::string_view, 2> keys{log_key_, key};
   const Result<Reply> reply = run_script(fill_script(), keys, {}, Kind::kRead);
   if (!reply) return reply.status();
-  return read_fetched(**reply);
+  return parse_fetched(**reply);
 }
 
 Result<Written> Client::write(const Event& event, std::string_view value,

@@ -15,7 +15,9 @@
 //   where that is the case. Passwords appear in no message.
 #pragma once
 
+#include <hiredis/hiredis.h>
 #include <atomic>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -62,6 +64,8 @@ struct Fetched {
   ChangeId last;               // {0, 0}: the log is empty
   std::uint64_t redis_ms = 0;  // Redis' clock
 };
+// Of fill_script. kUnavailable for what is no such reply.
+Result<Fetched> parse_fetched(const redisReply& reply);
 
 // A change that Redis has made.
 struct Written {

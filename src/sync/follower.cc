@@ -2,53 +2,64 @@
 
 #include <algorithm>
 #include <bit>
+#include <span>
 #include <utility>
 
 namespace larder::sync {
 
 using shm::Counter;
 
+namespace {
+
+// A row of the log names keys; what became of them is asked of Redis by who reads them.
+Event as_event(const LogPage::Row& row) {
+  Event event;
+  event.action = row.action == Action::kSet ? Action::kInvalidate : row.action;
+  event.id = row.id;
+  event.prev = row.prev;
+  if (row.action == Action::kDeleteMany) {
+    event.keys = row.keys;
+  } else if (!row.keys.empty()) {
+    (row.action == Action::kClear ? event.prefix : event.key) = row.keys.front();
+  }
+  return event;
+}
+
+}  // namespace
+
 std::string_view reason_name(RaiseReason reason) noexcept {
   switch (reason) {
-    case RaiseReason::kSubscribed:
-      return "subscribed";
-    case RaiseReason::kGap:
-      return "gap";
-    case RaiseReason::kOverflow:
-      return "overflow";
+    case RaiseReason::kNew:
+      return "new";
+    case RaiseReason::kLogLost:
+      return "log_lost";
+    case RaiseReason::kDiverged:
+      return "diverged";
+    case RaiseReason::kWithoutId:
+      return "without_id";
+    case RaiseReason::kBehind:
+      return "behind";
   }
   return "unknown";
 }
 
-Follower::Follower(Host& host, FollowerOptions options)
-    : host_(host), options_(std::move(options)) {
-  // Not through set_in_sync: the former leader's word may still say yes.
-  if (leading()) host_.set_in_sync(false);
-}
+Follower::Follower(Host& host, FollowerOptions options, ChangeId cursor)
+    : host_(host), options_(std::move(options)), cursor_(cursor) {}
 
 // ---- inputs -----------------------------------------------------------------------------------
 
 Next Follower::subscribed() {
   if (!leading()) return Next::kResign;
-  return read_log_end(RaiseReason::kSubscribed);
+  return begin_reading();
 }
 
-Next Follower::log_end(ChangeId end) {
+Next Follower::log_page(const LogPage& page) {
   if (!leading()) return Next::kResign;
   if (state_ != State::kReading) return Next::kNothing;
-
-  host_.raise_epoch(reason_);
-  host_.set_head(end);
-  host_.set_cursor(end);
-  cursor_ = end;
-  remember(end);
-  // Events are missing behind this end, unknown which.
-  if (overflowed_) return read_log_end(RaiseReason::kOverflow);
-
-  state_ = State::kFollowing;
-  const Next next = settle_held(end);
-  if (next == Next::kNothing) set_in_sync(true);
-  return next;
+  if (must_raise_) return begin_anew(*must_raise_, page.end);
+  if (cursor_.none()) return begin_anew(RaiseReason::kNew, page.end);
+  if (ahead_ > page.end.seq) return begin_anew(RaiseReason::kDiverged, page.end);
+  return replay(page);
 }
 
 Next Follower::message(std::string_view payload) {
@@ -71,11 +82,29 @@ Next Follower::message(std::string_view payload) {
   return take(*event);
 }
 
+Next Follower::probe(const ProbeAnswer& answer) {
+  if (!leading()) return Next::kResign;
+  if (state_ != State::kFollowing) return Next::kNothing;
+  if (!answer.is_primary) return resubscribe();
+  if (answer.ahead > answer.end.seq) return begin_reading();
+  if (has_followed(answer.end)) {
+    awaited_.reset();
+    extend_lease(answer.asked);
+    return Next::kNothing;
+  }
+  if (!awaited_) {
+    awaited_ = answer;  // its event may be on the way
+    return Next::kNothing;
+  }
+  awaited_.reset();
+  return readings_in_vain_++ == 0 ? begin_reading() : resubscribe();
+}
+
 Next Follower::lost() {
   if (!leading()) return Next::kResign;
   state_ = State::kLost;
   forget_held();
-  set_in_sync(false);
+  awaited_.reset();
   return Next::kNothing;
 }
 
@@ -86,40 +115,99 @@ bool Follower::leading() {
   return state_ != State::kResigned;
 }
 
-// The host is the new leader's now: not even in_sync is ours to change.
+// The host is the new leader's now: nothing of it is ours to change.
 Next Follower::resign() {
   state_ = State::kResigned;
-  in_sync_ = false;
   forget_held();
   return Next::kResign;
 }
 
-// What is held was published before the question is asked, so the answer contains it.
-Next Follower::read_log_end(RaiseReason reason) {
-  state_ = State::kReading;
-  reason_ = reason;
-  forget_held();
-  set_in_sync(false);
-  return Next::kReadLogEnd;
+Next Follower::resubscribe() {
+  (void)lost();
+  readings_in_vain_ = 0;
+  return Next::kResubscribe;
 }
 
-void Follower::set_in_sync(bool in_sync) {
-  if (in_sync == in_sync_) return;
-  in_sync_ = in_sync;
-  host_.set_in_sync(in_sync);
+// What is held was published before the question is asked, so the answer contains it. Not so what
+// peers without ids sent: of that nothing tells whether it was lost.
+Next Follower::begin_reading() {
+  state_ = State::kReading;
+  forget_held();
+  pages_ = 0;
+  must_raise_.reset();
+  if (host_.heard_without_id()) must_raise_ = RaiseReason::kWithoutId;
+  return read_on();
+}
+
+Next Follower::read_on() {
+  ahead_ = host_.ahead();
+  return Next::kReadLog;
+}
+
+// ---- the log ----------------------------------------------------------------------------------
+
+Next Follower::replay(const LogPage& page) {
+  if (page.rows.empty() || page.rows.front().id != cursor_) {
+    return begin_anew(RaiseReason::kLogLost, page.end);
+  }
+  for (const LogPage::Row& row : std::span(page.rows).subspan(1)) {
+    if (!follows(row.id, row.prev)) return begin_anew(RaiseReason::kLogLost, page.end);
+    if (const Next next = take_successor(as_event(row)); next != Next::kNothing) return next;
+  }
+  if (cursor_ == page.end) return follow_from(page.end);
+  const bool is_last_row = page.rows.size() == 1;  // and yet the log ends elsewhere
+  if (is_last_row) return begin_anew(RaiseReason::kLogLost, page.end);
+  if (++pages_ == options_.pages_max) return begin_anew(RaiseReason::kBehind, page.end);
+  return read_on();
+}
+
+Next Follower::begin_anew(RaiseReason reason, ChangeId end) {
+  awaited_.reset();
+  host_.raise_epoch(reason);
+  (void)host_.set_head(end);
+  advance(end);
+  return follow_from(end);
+}
+
+Next Follower::follow_from(ChangeId end) {
+  // Events are missing behind this end, unknown which.
+  if (overflowed_) return begin_reading();
+  state_ = State::kFollowing;
+  const Next next = settle_held(end);
+  return next == Next::kNothing ? Next::kProbe : next;
+}
+
+void Follower::advance(ChangeId id) {
+  host_.set_cursor(id);
+  cursor_ = id;
+  if (!awaited_ || awaited_->end != id) return;
+  extend_lease(awaited_->asked);
+  awaited_.reset();
+}
+
+void Follower::extend_lease(shm::CoarseTime asked) {
+  readings_in_vain_ = 0;
+  host_.extend_lease(asked);
 }
 
 // ---- events that arrive before the log's end --------------------------------------------------
 
 void Follower::hold(Event event, std::size_t bytes) {
-  if (overflowed_) return;
+  if (overflowed_) return drop_unheld(event);
   held_bytes_ += bytes;
   if (held_.size() == options_.held_max_events || held_bytes_ > options_.held_max_bytes) {
+    for (const Event& each : held_) drop_unheld(each);
+    drop_unheld(event);
     forget_held();
     overflowed_ = true;
     return;
   }
   held_.push_back(std::move(event));
+}
+
+// The log, read once more, makes up for it, unless it is not in the log.
+void Follower::drop_unheld(const Event& event) {
+  if (event.id.none()) host_.hear_without_id();
 }
 
 void Follower::forget_held() {
@@ -147,10 +235,9 @@ Next Follower::settle_held(ChangeId end) {
       contained = false;
       host_.count(Counter::kEventsOld);
     } else if (event.id.seq < end.seq) {
-      remember(event.id);
       host_.count(Counter::kEventsOld);
     } else {
-      next = read_log_end(RaiseReason::kGap);
+      next = begin_reading();
     }
     if (next != Next::kNothing) return next;
   }
@@ -161,28 +248,30 @@ Next Follower::settle_held(ChangeId end) {
 
 Next Follower::take(const Event& event) {
   if (event.id.none()) return take_without_id(event);
-  if (event.prev == cursor_ && event.id.seq > cursor_.seq) return take_successor(event);
-  if (is_recent(event.id)) {
+  if (follows(event.id, event.prev)) return take_successor(event);
+  if (has_followed(event.id)) {
     host_.count(Counter::kEventsOld);
     return Next::kNothing;
   }
-  return read_log_end(RaiseReason::kGap);
+  return begin_reading();
 }
 
+// Redis has it, so this is an end as good as any to begin anew from, if need be.
 Next Follower::take_successor(const Event& event) {
-  host_.set_head(event.id);
+  if (!host_.set_head(event.id)) {
+    host_.raise_epoch(RaiseReason::kDiverged);
+    (void)host_.set_head(event.id);
+  }
   const Next next = finish(effect_of(event));
-  if (next != Next::kNothing) return next;
-  host_.set_cursor(event.id);
-  cursor_ = event.id;
-  remember(event.id);
-  return Next::kNothing;
+  if (next == Next::kNothing) advance(event.id);
+  return next;
 }
 
 // From a peer whose write and event are two steps: it has no place in the log, so it takes effect
 // in order of arrival and leaves the cursor alone.
 Next Follower::take_without_id(const Event& event) {
   host_.count(Counter::kEventsWithoutId);
+  if (event.action == Action::kClear || ours(event.key)) host_.hear_without_id();
   return finish(effect_without_id(event));
 }
 
@@ -284,13 +373,13 @@ Follower::Effect Follower::effect_without_id(const Event& event) {
 
 bool Follower::ours(std::string_view key) const { return key.starts_with(options_.key_prefix); }
 
-bool Follower::is_recent(ChangeId id) const {
-  return std::find(recent_.begin(), recent_.end(), id) != recent_.end();
+bool Follower::follows(ChangeId id, ChangeId prev) const {
+  return prev == cursor_ && id.seq > cursor_.seq;
 }
 
-void Follower::remember(ChangeId id) {
-  recent_[recent_next_] = id;
-  recent_next_ = (recent_next_ + 1) % recent_.size();
+// Noted by a worker alone is not followed.
+bool Follower::has_followed(ChangeId id) const {
+  return id == cursor_ || (!id.none() && id.seq <= cursor_.seq && host_.knows(id));
 }
 
 // Logged at the 1st, 2nd, 4th, 8th ...: whoever floods the channel does not flood the log.

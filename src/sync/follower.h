@@ -7,30 +7,38 @@
 // The chain: every change names the id it followed (`prev`). The cursor is the id applied last, so
 // the next event is the one whose `prev` is the cursor. Whatever else arrives may mean a loss, a
 // step back or another history, and a new or resumed subscription always may. All of these have
-// one answer: read the log's end, then drop everything held (raise the epoch), then go on from
-// that end. In this order: what is asked of Redis after the epoch was raised is no older than the
-// end, so events up to the end need no effect.
+// one answer, the log rule: read the log from the cursor on. If it still has the cursor, and all
+// that the host rests on beyond it, what follows is applied and nothing is lost. If not, the epoch
+// is raised, which drops everything held, and the cursor set to the log's end. In this order: what
+// is asked of Redis after the epoch was raised is no older than the end, so events up to the end
+// need no effect.
 //
-// Terms: at most one answer to "read the log's end" is outstanding, however many events arrive.
-// What arrived before the question is contained in the answer and forgotten; what arrives between
-// question and answer is held, and settled when the answer is there.
+// The lease: a probe asks Redis for the id its log generated last. Once the cursor has reached that
+// id, the host lacks nothing that was changed before the probe was sent.
+//
+// Terms: at most one reading of the log is outstanding, however many events arrive. What arrived
+// before the question is contained in the answer and forgotten; what arrives between question and
+// answer is held, and settled when the answer is there.
 //
 // Threads: none; one caller at a time.  Fork: a child drops it.  Errors: none are returned; what
 // cannot be decoded is counted.  Crash: `set_head` before an event's first effect and `set_cursor`
 // after its last tell a successor what was half done.
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "larder/logger.h"
 #include "larder/options.h"
+#include "shm/clock.h"
 #include "shm/layout.h"
 #include "src/sync/event.h"
+#include "src/sync/log.h"
 
 namespace larder::sync {
 
@@ -43,11 +51,14 @@ enum class ApplyOutcome {
 
 // Why everything held was dropped.
 enum class RaiseReason {
-  kSubscribed,  // a new or resumed subscription: events before it may be lost
-  kGap,         // an event that is not the cursor's successor
-  kOverflow,    // too much arrived before the log's end was read
+  kNew,        // nobody has followed yet
+  kLogLost,    // the log has no cursor any more: trimmed, removed, another one
+  kDiverged,   // Redis lost a change that something held rests on
+  kWithoutId,  // events may be lost, and peers that send no ids are among the senders
+  kBehind,     // the log grows faster than it is read
 };
-std::string_view reason_name(RaiseReason reason) noexcept;  // "subscribed", "gap", "overflow"
+inline constexpr std::size_t kRaiseReasons = 5;
+std::string_view reason_name(RaiseReason reason) noexcept;  // "new", "log_lost", ...
 
 // What the protocol acts on: one host's table. Keys are exact bytes with the prefix, as in Redis;
 // the table keeps them so, nothing is stripped. The follower counts events; a Host counts only
@@ -60,8 +71,9 @@ class Host {
   // input; cheap. Once false, the follower calls nothing else any more.
   virtual bool leading() = 0;
 
-  // The change about to have effects. Visible before any of them.
-  virtual void set_head(ChangeId id) = 0;
+  // The change about to have effects. Visible before any of them. False: something held may rest
+  // on another change of this number, which Redis has lost.
+  virtual bool set_head(ChangeId id) = 0;
   // A kSet, kInvalidate or kDelete of one key under our prefix; the first stores, the others drop.
   // Without an id it happens whatever is held, and late replies that it may have overtaken are
   // refused from then on (the guard's count). Counts nothing.
@@ -69,7 +81,15 @@ class Host {
   // The last change that had all its effects. Visible after all of them.
   virtual void set_cursor(ChangeId id) = 0;
 
-  // Everything held becomes absent, in O(1). Counts one epoch raise.
+  // Was this exact change one of the last that had a head?
+  virtual bool knows(ChangeId id) = 0;
+  // The highest seq of a change beyond the cursor that something held rests on; 0: none.
+  virtual std::uint64_t ahead() = 0;
+  // Was a change without an id heard of in this epoch?
+  virtual bool heard_without_id() = 0;
+  virtual void hear_without_id() = 0;
+
+  // Everything held becomes absent, in O(1), and rests on nothing. Counts one epoch raise.
   virtual void raise_epoch(RaiseReason reason) = 0;
   // Everything changed before `seq`, in the current epoch, becomes absent.
   virtual void raise_floor(std::uint64_t seq) = 0;
@@ -81,8 +101,8 @@ class Host {
   // Ask Redis for `key` and keep the answer, as a fill; later, and only if convenient.
   virtual void refetch(std::string_view key) = 0;
 
-  // May readers trust what is held? Called on every transition.
-  virtual void set_in_sync(bool in_sync) = 0;
+  // All that was changed before `asked` has had its effects.
+  virtual void extend_lease(shm::CoarseTime asked) = 0;
 
   virtual void count(shm::Counter counter) = 0;
   virtual void log(LogLevel level, std::string_view message) = 0;
@@ -92,46 +112,59 @@ struct FollowerOptions {
   int database = 0;        // events with an id of another database belong to another log
   std::string key_prefix;  // other keys move the cursor and have no effect
   GoPeers go_peers = GoPeers::kVerify;
-  // What may be held while the log's end is awaited: a round trip's worth of a busy channel.
+  // What may be held while the log is read: a round trip's worth of a busy channel.
   std::size_t held_max_events = 65'536;
   std::size_t held_max_bytes = 32u << 20;
+  // How many pages are read before everything is dropped instead: as many as a full log has, and
+  // what was added meanwhile.
+  unsigned pages_max = 400;
 };
 
 enum class Next {
   kNothing,
-  kReadLogEnd,  // ask Redis for the id the log generated last, and pass it to `log_end`
-  kResign,      // another process leads: stop. Every later input returns it again, without effect
+  kReadLog,      // read the log from `cursor()` on, and pass it to `log_page`
+  kProbe,        // ask Redis where its log ends, now rather than in its turn; see `probe`
+  kResubscribe,  // the subscription does not bring what Redis has, or is to no primary: make a new
+                 // one. Until `subscribed`, as after `lost`
+  kResign,       // another process leads: stop. Every later input returns it again, without effect
 };
 
 class Follower {
  public:
-  // Starts as after `lost`, and tells the host so: what a former leader left may be old.
+  // Goes on from `cursor`, where a former leader stopped; {0, 0}: nobody has followed yet.
   // `host` outlives the follower.
-  Follower(Host& host, FollowerOptions options);
+  Follower(Host& host, FollowerOptions options, ChangeId cursor);
   Follower(const Follower&) = delete;
   Follower& operator=(const Follower&) = delete;
 
-  // The server confirmed the channel. Before this, the log's end must not be read: a change
-  // between the two would be in neither.
+  // The server confirmed the channel. Before this, the log must not be read: a change between the
+  // two would be in neither.
   Next subscribed();
 
-  // The log's end, read after it was asked for; {0, 0} for a log that was never written. Pass it
-  // only after every message that was published before the reading has been passed to `message`
-  // (Subscription sees to that): passed earlier, the messages that it overtook look like steps back
-  // and cause another reading. Safe either way, but on a busy channel the second might not end.
-  // An answer from before `lost` must not be passed.
-  Next log_end(ChangeId end);
+  // Some of the log, read after it was asked for. Pass it only after every message that was
+  // published before the reading has been passed to `message` (Subscription sees to that): passed
+  // earlier, the messages that it overtook look like steps back and cause another reading. Safe
+  // either way, but on a busy channel the second might not end. An answer from before `lost` must
+  // not be passed.
+  Next log_page(const LogPage& page);
 
   // One payload of the channel, in order of arrival. Ignored while lost.
   //
   // A payload that is no event is counted and has no effect. If it was a real event that was
-  // damaged, the chain lacks it, and the next event shows the gap: its `prev` is not our cursor.
+  // damaged, the chain lacks it, and the next event or probe shows the gap.
   Next message(std::string_view payload);
+
+  // To be asked for about every heartbeat while following. An answer from before `lost` must not be
+  // passed.
+  Next probe(const ProbeAnswer& answer);
 
   // The subscription broke. Until `subscribed`, nothing is known.
   Next lost();
 
-  bool in_sync() const noexcept { return in_sync_; }
+  // The highest seq that what is held rests on: no log that ends before it is the one that was
+  // followed. For a probe, at the moment it is sent.
+  std::uint64_t ahead() { return std::max(cursor_.seq, host_.ahead()); }
+  bool is_following() const noexcept { return state_ == State::kFollowing; }
   ChangeId cursor() const noexcept { return cursor_; }
 
  private:
@@ -140,10 +173,15 @@ class Follower {
 
   bool leading();
   Next resign();
-  Next read_log_end(RaiseReason reason);
-  void set_in_sync(bool in_sync);
+  Next begin_reading();
+  Next read_on();
+  Next replay(const LogPage& page);
+  Next begin_anew(RaiseReason reason, ChangeId end);
+  Next follow_from(ChangeId end);
+  Next resubscribe();
 
   void hold(Event event, std::size_t bytes);
+  void drop_unheld(const Event& event);
   void forget_held();
   Next settle_held(ChangeId end);
 
@@ -156,26 +194,31 @@ class Follower {
   Effect effect_of_clear(const Event& event);
   Effect effect_without_id(const Event& event);
   Next finish(Effect effect);
+  void advance(ChangeId id);
+  void extend_lease(shm::CoarseTime asked);
 
   bool ours(std::string_view key) const;
-  bool is_recent(ChangeId id) const;
-  void remember(ChangeId id);
+  bool follows(ChangeId id, ChangeId prev) const;
+  bool has_followed(ChangeId id) const;
   void report_malformed(const Status& why);
 
   Host& host_;
   const FollowerOptions options_;
   State state_ = State::kLost;
-  bool in_sync_ = false;
   ChangeId cursor_;
-  RaiseReason reason_ = RaiseReason::kSubscribed;  // for the raise that the awaited end brings
+
+  // Of the reading under way.
+  std::optional<RaiseReason> must_raise_;  // whatever the log says
+  std::uint64_t ahead_ = 0;                // when it was asked for
+  unsigned pages_ = 0;
 
   std::vector<Event> held_;
   std::size_t held_bytes_ = 0;
   bool overflowed_ = false;
 
-  // Ids whose effects are in; an event met again is a repeat and no gap. {0, 0} is nobody's id.
-  std::array<ChangeId, 256> recent_{};
-  std::size_t recent_next_ = 0;
+  // The end that a probe saw and the cursor has not reached yet.
+  std::optional<ProbeAnswer> awaited_;
+  unsigned readings_in_vain_ = 0;  // because it was not reached, since the last that was
 
   std::uint64_t malformed_ = 0;
 };

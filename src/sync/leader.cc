@@ -17,6 +17,7 @@
 #include "shm/clock.h"
 #include "shm/fd.h"
 #include "shm/os_error.h"
+#include "src/sync/exchange.h"
 #include "src/sync/link.h"
 #include "src/sync/scripts.h"
 #include "src/sync/table_host.h"
@@ -43,25 +44,19 @@ class Reign final : private SubscriptionListener {
         term_(term),
         logger_(logger),
         resign_(std::move(resign)),
-        host_(table, term, logger, [this](std::string_view key) { refetch(key); }),
-        follower_(host_, options.follower),
+        host_(table, term, options.lease, logger, [this](std::string_view key) { refetch(key); }),
+        follower_(host_, options.follower, host_.cursor()),
         subscription_(base, options.subscription, *this) {}
-
-  // A host that nobody follows any more must not look in sync.
-  ~Reign() override {
-    if (table_.term_is_current(term_)) host_.set_in_sync(false);
-  }
 
   std::uint64_t term() const { return term_; }
   bool is_current() const { return table_.term_is_current(term_); }
 
-  // A former leader that was stopped between its look at the term and its store of a word leaves
-  // its own opinion when it comes back; so ours is repeated.
-  void repeat_words() {
-    host_.set_in_sync(follower_.in_sync());
-    if (!follower_.in_sync()) return;
-    host_.set_head(follower_.cursor());
-    host_.set_cursor(follower_.cursor());
+  // Every heartbeat.
+  void turn() {
+    if (!follower_.is_following()) return;
+    // A former leader that was stopped before its store of a word leaves its own when it wakes up.
+    host_.repeat_cursor(follower_.cursor());
+    probe();
   }
 
   void abandon() noexcept { subscription_.abandon(); }
@@ -83,41 +78,44 @@ class Reign final : private SubscriptionListener {
         return;
       case Next::kResign:
         return resign_();
-      case Next::kReadLogEnd:
+      case Next::kProbe:
+        return probe();
+      case Next::kResubscribe:
+        return subscription_.restart({Code::kUnavailable,
+                                      "the channel does not bring what the log has, or Redis is no "
+                                      "primary any more"});
+      case Next::kReadLog:
         // Refused only when the subscription is lost, which the follower is about to hear.
-        (void)subscription_.read_log_end([this](const LogEndAnswer& end) {
-          const auto redis_clock = end.redis_unix_ms - static_cast<std::int64_t>(end.asked_boot_ms);
-          table_.segment().superblock().sync.redis_clock_ms.store(redis_clock,
-                                                                  std::memory_order_relaxed);
-          act(follower_.log_end(end.id));
+        (void)subscription_.read_log(follower_.cursor(), [this](const LogPage& page) {
+          note_redis_clock(page.redis_unix_ms, page.asked_boot_ms);
+          act(follower_.log_page(page));
         });
     }
+  }
+
+  void probe() {
+    const std::uint64_t ahead = follower_.ahead();
+    (void)subscription_.probe([this, ahead](ProbeAnswer answer) {
+      answer.ahead = ahead;
+      note_redis_clock(answer.redis_unix_ms, answer.asked_boot_ms);
+      act(follower_.probe(answer));
+    });
+  }
+
+  void note_redis_clock(std::int64_t redis_unix_ms, std::uint64_t asked_boot_ms) {
+    table_.segment().superblock().sync.redis_clock_ms.store(
+        redis_unix_ms - static_cast<std::int64_t>(asked_boot_ms), std::memory_order_relaxed);
   }
 
   // A Go peer's set: its value may already be old when it arrives, so Redis is asked.
   void refetch(std::string_view key) {
     const std::string name(key);
-    const shm::Sample sample = table_.sample(name);
-    const std::uint64_t asked_ms = shm::now_ms();
+    const Fill fill(table_, name);
     (void)subscription_.command({"EVAL", fill_script().text, "2", log_key_, name},
-                                [this, name, sample, asked_ms](const redisReply& reply) {
-                                  keep(name, sample, asked_ms, reply);
+                                [this, name, fill](const redisReply& reply) {
+                                  const auto answer = parse_fetched(reply);
+                                  if (answer) fill.finish(table_, name, *answer);
                                 });
-  }
-
-  void keep(const std::string& key, const shm::Sample& sample, std::uint64_t asked_ms,
-            const redisReply& reply) {
-    if (reply.type != REDIS_REPLY_ARRAY || reply.elements < 3) return;  // an error: it stays a miss
-    const redisReply& value = *reply.element[0];
-    const redisReply& ttl = *reply.element[1];
-    const redisReply& last = *reply.element[2];
-    if (value.type != REDIS_REPLY_STRING || ttl.type != REDIS_REPLY_INTEGER || ttl.integer == -2)
-      return;
-    const auto reach = parse_change_id({last.str, last.len});
-    if (!reach) return;
-    const std::uint64_t deadline =
-        ttl.integer < 0 ? shm::kNeverExpires : asked_ms + static_cast<std::uint64_t>(ttl.integer);
-    (void)table_.fill({key, {value.str, value.len}, deadline}, sample, *reach);
   }
 
   shm::Table& table_;
@@ -154,11 +152,7 @@ class Leader::Loop {
     event_add(stop_event_.get(), nullptr);
     event_add(turn_event_.get(), &turn);
 
-    // Here, not in the thread: when nobody leads, what the last leader left must not look in sync
-    // to a read that follows this call.
     const auto vacant = take_lock();
-    if (vacant && table_.term_is_current(*vacant))
-      hot().in_sync.store(0, std::memory_order_release);
     Status started = start_thread(vacant);
     if (!started.ok()) give_lock_back();
     return started;
@@ -259,7 +253,7 @@ class Leader::Loop {
   void lead_on() {
     if (!reign_->is_current()) return step_down();
     words().heartbeat.fetch_add(1, std::memory_order_relaxed);
-    reign_->repeat_words();
+    reign_->turn();
     if (++turns_ % kTurnsPerReap == 0) table_.reap();
     // Elected because the former leader stood still: its lock is ours as soon as it lets go.
     if (!holds_lock_ && table_.processes().try_lead()) {
@@ -366,7 +360,6 @@ class Leader::Loop {
     stand();
   }
 
-  shm::HotWords& hot() { return table_.segment().superblock().hot; }
   shm::SyncWords& words() { return table_.segment().superblock().sync; }
 
   static constexpr unsigned kTurnsPerReap = 5;

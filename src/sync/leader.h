@@ -27,7 +27,10 @@ namespace larder::sync {
 struct LeaderOptions {
   SubscriptionOptions subscription;
   FollowerOptions follower;
+  // How often the leader turns, and asks Redis where the log ends.
   std::chrono::milliseconds heartbeat{200};
+  // How long what is held may be trusted after such a question; see shm/lease.h.
+  std::chrono::milliseconds lease{1000};
   // A leader that has not turned for this long is taken for stopped.
   std::chrono::milliseconds heartbeat_lost{3000};
 };

@@ -112,6 +112,11 @@ constexpr std::string_view kLogEnd = R"lua(
 return {last_id(), string.format('%.0f', time_ms())}
 )lua";
 
+constexpr std::string_view kLogPage = R"lua(
+local rows = redis.call('XRANGE', log, ARGV[1], '+', 'COUNT', ARGV[2])
+return {last_id(), rows, string.format('%.0f', time_ms())}
+)lua";
+
 Script make_script(std::string text) {
   std::string sha1 = sha1_hex(text);
   return {std::move(text), std::move(sha1)};
@@ -199,6 +204,7 @@ const Script kDeleteManyScript = change_script(kDeleteMany);
 const Script kClearScript = change_script(kClear);
 const Script kClearDatabaseScript = change_script(kClearDatabase);
 const Script kLogEndScript = read_script(kLogEnd);
+const Script kLogPageScript = read_script(kLogPage);
 
 }  // namespace
 
@@ -208,23 +214,34 @@ const Script& delete_many_script() { return kDeleteManyScript; }
 const Script& clear_script() { return kClearScript; }
 const Script& clear_database_script() { return kClearDatabaseScript; }
 const Script& log_end_script() { return kLogEndScript; }
+const Script& log_page_script() { return kLogPageScript; }
 
 std::string log_key(std::string_view channel) { return std::string(kLogPrefix).append(channel); }
 
+namespace {
+struct Letter {
+  Action action;
+  char letter;
+};
+constexpr Letter kLetters[] = {{Action::kSet, 's'},
+                               {Action::kInvalidate, 'i'},
+                               {Action::kDelete, 'd'},
+                               {Action::kClear, 'c'},
+                               {Action::kDeleteMany, 'm'}};
+}  // namespace
+
 char log_letter(Action action) noexcept {
-  switch (action) {
-    case Action::kSet:
-      return 's';
-    case Action::kInvalidate:
-      return 'i';
-    case Action::kDelete:
-      return 'd';
-    case Action::kClear:
-      return 'c';
-    case Action::kDeleteMany:
-      return 'm';
+  for (const Letter& known : kLetters) {
+    if (known.action == action) return known.letter;
   }
   return '?';
+}
+
+std::optional<Action> action_of_log_letter(std::string_view letter) noexcept {
+  for (const Letter& known : kLetters) {
+    if (letter.size() == 1 && letter[0] == known.letter) return known.action;
+  }
+  return std::nullopt;
 }
 
 }  // namespace larder::sync

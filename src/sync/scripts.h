@@ -10,13 +10,14 @@
 //   k  the key; once for each key of `delete_many`; the prefix of `clear`
 //
 // Replies: every id is text, every time is text of milliseconds since 1970 in Redis' clock.
-// ACL: +subscribe +evalsha +eval +exists +type +xinfo +xadd +get +pttl +set +del +publish +time
-// +scan +ping +select, `~prefix*`, `~larder:log:channel`, `&channel`, and +flushdb for the database
-// scope.
+// ACL: +subscribe +evalsha +eval +exists +type +xinfo +xadd +xrange +get +pttl +set +del +publish
+// +time +scan +ping +select +multi +exec +role, `~prefix*`, `~larder:log:channel`, `&channel`, and
+// +flushdb for the database scope.
 //
 // Threads: constants, made when the library is loaded. Everything else here is a pure function.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -52,12 +53,17 @@ const Script& clear_database_script();
 // KEYS log. Replies {last id, time}.
 const Script& log_end_script();
 
+// KEYS log. ARGV from, most. Replies {last id, rows, time}: the first rows of the log from the id
+// `from` on, as XRANGE gives them.
+const Script& log_page_script();
+
 // Every log's key begins with this; no clear removes such a key.
 inline constexpr std::string_view kLogPrefix = "larder:log:";
 std::string log_key(std::string_view channel);
 
 // s, i, d, c, m in the order of Action.
 char log_letter(Action action) noexcept;
+std::optional<Action> action_of_log_letter(std::string_view letter) noexcept;
 
 std::string sha1_hex(std::string_view bytes);
 

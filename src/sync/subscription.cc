@@ -1,13 +1,10 @@
 #include "src/sync/subscription.h"
 
 #include <algorithm>
-#include <charconv>
-#include <optional>
 #include <random>
 #include <utility>
 
 #include "shm/clock.h"
-#include "src/sync/event.h"
 #include "src/sync/link.h"
 #include "src/sync/scripts.h"
 
@@ -21,39 +18,13 @@ timeval to_timeval(milliseconds duration) {
   return {static_cast<time_t>(ms / 1000), static_cast<suseconds_t>(ms % 1000 * 1000)};
 }
 
-std::string_view text_of(const redisReply* reply) {
-  if (reply->type != REDIS_REPLY_STRING) return {};
-  return {reply->str, static_cast<std::size_t>(reply->len)};
-}
-
-std::optional<std::int64_t> number_of(const redisReply* reply) {
-  const std::string_view text = text_of(reply);
-  std::int64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc{} || end != text.data() + text.size() || text.empty()) return {};
-  return number;
-}
-
-Result<LogEndAnswer> parse_log_end(const redisReply& reply) {
-  constexpr const char* kWhat = "cannot read the end of the log";
-  if (reply.type == REDIS_REPLY_ERROR) {
-    return status_of_error_reply(kWhat, {reply.str, static_cast<std::size_t>(reply.len)});
-  }
-  const Status strange(Code::kUnavailable, std::string(kWhat) + ": Redis answered something else");
-  if (reply.type != REDIS_REPLY_ARRAY || reply.elements != 2) return strange;
-  Result<ChangeId> id = parse_change_id(text_of(reply.element[0]));
-  const auto time_ms = number_of(reply.element[1]);
-  if (!id) return {Code::kUnavailable, std::string(kWhat) + ": " + id.status().message()};
-  if (!time_ms) return strange;
-  return LogEndAnswer{*id, *time_ms, 0};
-}
-
 }  // namespace
 
 class Subscription::Impl {
  public:
   Impl(event_base* base, SubscriptionOptions options, SubscriptionListener& listener)
       : options_(std::move(options)),
+        log_key_(log_key(options_.channel)),
         listener_(listener),
         subscriber_(base, "subscription", options_.timeout,
                     {[this] { subscriber_ready(); }, [this](const Status& why) { lose(why); },
@@ -68,18 +39,40 @@ class Subscription::Impl {
 
   bool subscribed() const noexcept { return state_ == State::kSubscribed; }
 
-  bool read_log_end(std::function<void(const LogEndAnswer&)> done) {
+  bool read_log(ChangeId from, std::function<void(const LogPage&)> done) {
     if (!subscribed()) return false;
     const std::uint64_t asked = shm::now_ms();
-    commander_.ask({"EVAL", log_end_script().text, "1", log_key(options_.channel)},
-                   [this, asked, done = std::move(done)](const redisReply& reply) {
-                     Result<LogEndAnswer> end = parse_log_end(reply);
-                     if (!end) return lose(end.status());
-                     end->asked_boot_ms = asked;
-                     after_messages([done, end = *end] { done(end); });
-                   });
+    commander_.ask(
+        {"EVAL", log_page_script().text, "1", log_key_, to_string(from), std::to_string(kPageRows)},
+        [this, asked, done = std::move(done)](const redisReply& reply) {
+          Result<LogPage> page = parse_log_page(reply);
+          if (!page) return lose(page.status());
+          page->asked_boot_ms = asked;
+          after_messages([done, page = std::move(*page)] { done(page); });
+        });
     return true;
   }
+
+  // As one, so that a server which is told in between that it is a replica says so.
+  bool probe(std::function<void(const ProbeAnswer&)> done) {
+    if (!subscribed()) return false;
+    const std::uint64_t asked_boot_ms = shm::now_ms();
+    const shm::CoarseTime asked = shm::coarse_now();
+    for (const std::vector<std::string>& command :
+         {std::vector<std::string>{"MULTI"}, {"ROLE"}, {"XINFO", "STREAM", log_key_}, {"TIME"}}) {
+      commander_.ask(command, {});
+    }
+    commander_.ask({"EXEC"}, [=, this, done = std::move(done)](const redisReply& reply) {
+      Result<ProbeAnswer> answer = parse_probe(reply);
+      if (!answer) return lose(answer.status());
+      answer->asked_boot_ms = asked_boot_ms;
+      answer->asked = asked;
+      done(*answer);
+    });
+    return true;
+  }
+
+  void restart(const Status& why) { lose(why); }
 
   bool command(const std::vector<std::string>& argv, std::function<void(const redisReply&)> done) {
     if (!subscribed()) return false;
@@ -203,6 +196,7 @@ class Subscription::Impl {
   }
 
   const SubscriptionOptions options_;
+  const std::string log_key_;
   SubscriptionListener& listener_;
   State state_ = State::kConnecting;
   bool confirmed_ = false;
@@ -225,8 +219,16 @@ Subscription::~Subscription() = default;
 
 bool Subscription::subscribed() const noexcept { return impl_ != nullptr && impl_->subscribed(); }
 
-bool Subscription::read_log_end(std::function<void(const LogEndAnswer&)> done) {
-  return impl_ != nullptr && impl_->read_log_end(std::move(done));
+bool Subscription::read_log(ChangeId from, std::function<void(const LogPage&)> done) {
+  return impl_ != nullptr && impl_->read_log(from, std::move(done));
+}
+
+bool Subscription::probe(std::function<void(const ProbeAnswer&)> done) {
+  return impl_ != nullptr && impl_->probe(std::move(done));
+}
+
+void Subscription::restart(const Status& why) {
+  if (impl_ != nullptr) impl_->restart(why);
 }
 
 bool Subscription::command(const std::vector<std::string>& argv,

@@ -29,17 +29,16 @@
 #include "larder/status.h"
 #include "shm/layout.h"
 #include "src/sync/endpoint.h"
+#include "src/sync/log.h"
 
 namespace larder::sync {
-
-using shm::ChangeId;
 
 struct SubscriptionOptions {
   Endpoint endpoint;
   std::string username;
   std::string password;
   int database = 0;
-  std::string channel;  // its log is the one whose end `read_log_end` reads
+  std::string channel;  // its log is the one that is read and probed
   // For connecting and for each answer.
   std::chrono::milliseconds timeout{1000};
   // Silence after which Redis is asked whether it is still there.
@@ -48,12 +47,6 @@ struct SubscriptionOptions {
   // that a random half to whole, so that a thousand hosts do not come back at the same instant.
   std::chrono::milliseconds backoff_first{50};
   std::chrono::milliseconds backoff_last{1000};
-};
-
-struct LogEndAnswer {
-  ChangeId id;                      // the last the log generated; {0, 0}: no log
-  std::int64_t redis_unix_ms = 0;   // Redis' clock when it was read
-  std::uint64_t asked_boot_ms = 0;  // CLOCK_BOOTTIME here when it was asked for
 };
 
 // Called from the loop, never from inside a call to Subscription. May call it back, but must not
@@ -79,11 +72,19 @@ class Subscription {
 
   bool subscribed() const noexcept;
 
-  // Reads the log's end. `done` is called after every message that was published before the reading
-  // has been given to the listener: a second confirmation of the subscription, asked for after the
-  // end was there, proves it. Not called if the subscription is lost before; a log that cannot be
-  // read (another type, ACL) is a lost subscription. False: not subscribed, nothing was asked.
-  [[nodiscard]] bool read_log_end(std::function<void(const LogEndAnswer&)> done);
+  // Reads the log from `from` on, kPageRows at most. `done` is called after every message that was
+  // published before the reading has been given to the listener: a second confirmation of the
+  // subscription, asked for after the answer was there, proves it. Not called if the subscription
+  // is lost before; a log that cannot be read (another type, ACL) is a lost subscription. False:
+  // not subscribed, nothing was asked.
+  [[nodiscard]] bool read_log(ChangeId from, std::function<void(const LogPage&)> done);
+
+  // Asks where the log ends. As `read_log`, but `done` is called at once; all of the answer is set
+  // but `ahead`.
+  [[nodiscard]] bool probe(std::function<void(const ProbeAnswer&)> done);
+
+  // Gives this subscription up for a new one. The listener hears that it is lost.
+  void restart(const Status& why);
 
   // Sends one command; `done` gets the reply, error replies too, valid during the call. Not called
   // if the subscription is lost before. False: not subscribed, nothing was sent.

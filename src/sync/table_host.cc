@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "shm/clock.h"
+#include "shm/lease.h"
 
 namespace larder::sync {
 
@@ -22,7 +23,21 @@ std::uint64_t local_deadline_ms(const shm::SyncWords& words,
 
 bool TableHost::leading() { return table_.term_is_current(term_); }
 
-void TableHost::set_head(ChangeId id) { words().head_seq.store(id.seq, std::memory_order_release); }
+ChangeId TableHost::cursor() noexcept {
+  return {words().cursor_seq.load(std::memory_order_acquire),
+          words().cursor_nonce.load(std::memory_order_relaxed)};
+}
+
+void TableHost::repeat_cursor(ChangeId id) noexcept {
+  words().head_seq.store(id.seq, std::memory_order_release);
+  set_cursor(id);
+}
+
+bool TableHost::set_head(ChangeId id) {
+  const bool agrees = id.none() || history_.follow(id);
+  words().head_seq.store(id.seq, std::memory_order_release);
+  return agrees;
+}
 
 ApplyOutcome TableHost::apply(const Event& event) {
   Change change;
@@ -54,16 +69,25 @@ void TableHost::set_cursor(ChangeId id) {
   words().cursor_seq.store(id.seq, std::memory_order_release);
 }
 
+bool TableHost::knows(ChangeId id) { return history_.knows(id); }
+std::uint64_t TableHost::ahead() { return history_.ahead(); }
+
+bool TableHost::heard_without_id() {
+  return words().idless_epoch.load(std::memory_order_acquire) == epoch();
+}
+void TableHost::hear_without_id() {
+  words().idless_epoch.store(epoch(), std::memory_order_release);
+}
+
 void TableHost::raise_epoch(RaiseReason reason) {
   const std::uint64_t epoch = table_.raise_epoch();
-  logger_.log(LogLevel::kInfo, "everything held was dropped (" + std::string(reason_name(reason)) +
-                                   "): events may have been missed; epoch " +
+  history_.forget();
+  logger_.log(LogLevel::kInfo, "everything held was dropped, for events may have been missed (" +
+                                   std::string(reason_name(reason)) + "); epoch " +
                                    std::to_string(epoch & ~shm::kClosedEpoch));
 }
 
-void TableHost::raise_floor(std::uint64_t seq) {
-  table_.raise_floor(hot().epoch.load(std::memory_order_acquire), seq);
-}
+void TableHost::raise_floor(std::uint64_t seq) { table_.raise_floor(epoch(), seq); }
 
 void TableHost::clear_all() {
   table_.raise_epoch();
@@ -73,12 +97,9 @@ void TableHost::clear_all() {
 bool TableHost::holds(std::string_view key) { return table_.contains(key); }
 void TableHost::refetch(std::string_view key) { refetch_(key); }
 
-void TableHost::set_in_sync(bool in_sync) {
-  // Repeated at every turn, on a line that every reader looks at: leave it alone when it is right.
-  const std::uint32_t wanted = in_sync ? 1 : 0;
-  if (hot().in_sync.load(std::memory_order_relaxed) != wanted) {
-    hot().in_sync.store(wanted, std::memory_order_release);
-  }
+void TableHost::extend_lease(shm::CoarseTime asked) {
+  shm::Lease::extend(hot(), asked, lease_);
+  words().lease_term.store(term_, std::memory_order_release);
 }
 
 void TableHost::count(Counter counter) { table_.count(counter); }

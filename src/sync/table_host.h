@@ -3,11 +3,13 @@
 // Threads: the leader's loop only.  Fork, crash: as Table.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
 
 #include "larder/logger.h"
+#include "shm/history.h"
 #include "shm/table.h"
 #include "src/sync/follower.h"
 
@@ -15,30 +17,47 @@ namespace larder::sync {
 
 class TableHost final : public Host {
  public:
-  // Writes under `term` only. `refetch` asks Redis for a key, later.
-  TableHost(shm::Table& table, std::uint64_t term, Logger& logger,
+  // Writes under `term` only. `lease`: how long one lasts. `refetch` asks Redis for a key, later.
+  TableHost(shm::Table& table, std::uint64_t term, std::chrono::milliseconds lease, Logger& logger,
             std::function<void(std::string_view)> refetch)
-      : table_(table), term_(term), logger_(logger), refetch_(std::move(refetch)) {}
+      : table_(table),
+        history_(table.segment()),
+        term_(term),
+        lease_(lease),
+        logger_(logger),
+        refetch_(std::move(refetch)) {}
+
+  // Where a former leader of this host stopped.
+  ChangeId cursor() noexcept;
+  // Once more, in case a former leader that was stopped wrote its own when it woke up.
+  void repeat_cursor(ChangeId id) noexcept;
 
   bool leading() override;
-  void set_head(ChangeId id) override;
+  bool set_head(ChangeId id) override;
   ApplyOutcome apply(const Event& event) override;
   void set_cursor(ChangeId id) override;
+  bool knows(ChangeId id) override;
+  std::uint64_t ahead() override;
+  bool heard_without_id() override;
+  void hear_without_id() override;
   void raise_epoch(RaiseReason reason) override;
   void raise_floor(std::uint64_t seq) override;
   void clear_all() override;
   bool holds(std::string_view key) override;
   void refetch(std::string_view key) override;
-  void set_in_sync(bool in_sync) override;
+  void extend_lease(shm::CoarseTime asked) override;
   void count(shm::Counter counter) override;
   void log(LogLevel level, std::string_view message) override;
 
  private:
   shm::HotWords& hot() { return table_.segment().superblock().hot; }
+  std::uint64_t epoch() { return hot().epoch.load(std::memory_order_acquire); }
   shm::SyncWords& words() { return table_.segment().superblock().sync; }
 
   shm::Table& table_;
+  shm::History history_;
   const std::uint64_t term_;
+  const std::chrono::milliseconds lease_;
   Logger& logger_;
   const std::function<void(std::string_view)> refetch_;
 };

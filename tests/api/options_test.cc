@@ -162,6 +162,10 @@ TEST_CASE("the other Redis fields have their bounds") {
   refuses([](Options& o) { o.redis.timeout = milliseconds{600'001}; }, {"600001", "600000 ms"});
 
   refuses([](Options& o) { o.redis.log_max_entries = 999; }, {"redis.log_max_entries is 999"});
+  refuses([](Options& o) { o.lease = std::chrono::milliseconds(99); }, {"lease is 99"});
+  refuses([](Options& o) { o.lease = std::chrono::minutes(2); }, {"lease is 120000"});
+  refuses([](Options& o) { o.stale_limit = std::chrono::milliseconds(-1); }, {"stale_limit is -1"});
+  refuses([](Options& o) { o.stale_reads = static_cast<larder::StaleReads>(9); }, {"stale_reads"});
   refuses([](Options& o) { o.redis.log_max_entries = 100'000'001; }, {"100000000 entries"});
 }
 

@@ -171,9 +171,9 @@ std::vector<std::string> judge(Segment& segment, const Judgement& j) {
   read_all(table, j, "after repair", faults);
 
   const std::string value = test::make_value("newcomer", 1, 300);
-  const auto store = [&] {  // above every floor and guard
-    return table.set({"newcomer", value}, table.sample("newcomer"), {shm::kMaxSeq - 1, 1});
-  };
+  const shm::ChangeId id{shm::kMaxSeq - 1, 1};  // above every floor and guard
+  test::follow(segment, id);
+  const auto store = [&] { return table.set({"newcomer", value}, table.sample("newcomer"), id); };
   expect(store() == shm::Stored::kStored, "nothing can be stored");
   expect(test::read(table, "newcomer") == value, "what is stored cannot be read");
   shm::LoadLease lease;

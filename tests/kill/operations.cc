@@ -159,7 +159,7 @@ void one_death(Table& table) {
 // So many small ones that both buckets of a key are full now and then, while others have room.
 void nearly_crowded(Table& table) {
   const shm::Geometry& g = table.segment().geometry();
-  const std::size_t most = g.buckets_per_stripe * shm::kSlotsPerBucket * 9 / 10;
+  const std::uint32_t most = g.buckets_per_stripe * shm::kSlotsPerBucket * 9 / 10;
   for (int i = 0; table.segment().stripe(0).entries.load() < most; ++i) {
     put(table, text("small-" + std::to_string(i), 1, 0));
   }
@@ -236,15 +236,15 @@ void add_changes(List& list, const Before& before) {
   list.add("remove", before, [held](Table& t) { (void)t.remove(held, t.sample(held), {5000, 9}); });
   const Text reply = text(held, 88, 400);
   list.add("fill", before, [reply](Table& t) {
-    (void)t.fill({reply.key, reply.value}, t.sample(reply.key), {6000, 11});
+    (void)t.fill({reply.key, reply.value}, t.sample(reply.key), {1600, 11});
   });
   list.add("fill, refused", before, [reply](Table& t) {
     shm::Sample late = t.sample(reply.key);
     ++late.guard_count;
-    (void)t.fill({reply.key, reply.value}, late, {6000, 11});
+    (void)t.fill({reply.key, reply.value}, late, {1600, 11});
   });
   list.add("set under an id", before, [reply](Table& t) {
-    (void)t.set({reply.key, reply.value}, t.sample(reply.key), {6000, 11});
+    (void)t.set({reply.key, reply.value}, t.sample(reply.key), {1600, 11});
   });
   const Text huge = text(kNew, 1, shm::kSegmentMinBytes);
   list.add("set, too large", before, [huge](Table& t) { put(t, huge); });
@@ -292,13 +292,13 @@ void add_events(List& list, const Before& before) {
   static const Text pushed = text(key_of(kHeld), 55, 400);
   static const Text pushed_new = text(kNew, 55, 400);
   using Kind = Change::Kind;
-  add("a value", {Kind::kSet, {pushed.key, pushed.value}, {7000, 3}});
-  add("a value of a new key", {Kind::kSet, {pushed_new.key, pushed_new.value}, {7000, 3}});
-  add("a removal", {Kind::kDrop, {pushed.key, {}}, {7000, 3}});
+  add("a value", {Kind::kSet, {pushed.key, pushed.value}, {1700, 3}});
+  add("a value of a new key", {Kind::kSet, {pushed_new.key, pushed_new.value}, {1700, 3}});
+  add("a removal", {Kind::kDrop, {pushed.key, {}}, {1700, 3}});
   add("an old one", {Kind::kSet, {pushed.key, pushed.value}, {1, 3}});
   add("a value without an id", {Kind::kSet, {pushed.key, pushed.value}, {}});
   add("a removal without an id", {Kind::kDrop, {pushed.key, {}}, {}});
-  add("one of a former term", {Kind::kSet, {pushed.key, pushed.value}, {7000, 3}}, 1);
+  add("one of a former term", {Kind::kSet, {pushed.key, pushed.value}, {1700, 3}}, 1);
 }
 
 // ---- the whole way of an event -----------------------------------------------------------------
@@ -314,9 +314,10 @@ constexpr ChangeId kEnd{5000, 1};
 constexpr ChangeId kNext{5001, 2};
 struct Following {
   Following(Table& table, std::uint64_t term)
-      : host(table, term, logger, [](std::string_view) {}), follower(host, {}) {
+      : host(table, term, std::chrono::seconds{1}, logger, [](std::string_view) {}),
+        follower(host, {}, {}) {
     (void)follower.subscribed();
-    (void)follower.log_end(kEnd);
+    (void)follower.log_page({{}, kEnd});
   }
   Silent logger;
   sync::TableHost host;
@@ -362,16 +363,34 @@ void add_following(List& list) {
   clear.action = sync::Action::kClear;
   add("a clear", clear);
 
-  // A change that it missed, and the answer to the question that follows.
-  list.add("follow, a gap", {"few", few}, [](Table&) {
-    (void)following->follower.lost();
-    (void)following->follower.subscribed();
-    (void)following->follower.log_end(kNext);
+  const auto add_reading = [&](const char* name, const sync::LogPage& log, std::uint64_t end) {
+    list.add(name, {"few", few}, [log](Table&) {
+      (void)following->follower.lost();
+      (void)following->follower.subscribed();
+      (void)following->follower.log_page(log);
+    });
+    for (Operation& one : list.latest()) {
+      one.prepare = follow;
+      one.follows = end;
+    }
+  };
+  sync::LogPage missed;
+  missed.rows.push_back({kEnd, {}, sync::Action::kSet, {"any"}});
+  missed.rows.push_back({kNext, kEnd, sync::Action::kSet, {key_of(kHeld)}});
+  missed.end = kNext;
+  add_reading("follow, what was missed", missed, kNext.seq);
+  sync::LogPage lost;
+  lost.end = kNext;
+  add_reading("follow, a log that was lost", lost, kNext.seq);
+
+  list.add("follow, a probe", {"few", few}, [](Table&) {
+    sync::ProbeAnswer answer;
+    answer.is_primary = true;
+    answer.end = kEnd;
+    answer.asked = shm::coarse_now();
+    (void)following->follower.probe(answer);
   });
-  for (Operation& one : list.latest()) {
-    one.prepare = follow;
-    one.follows = kNext.seq;
-  }
+  for (Operation& one : list.latest()) one.prepare = follow;
 }
 
 void add_leadership(List& list, const Before& before) {
@@ -421,7 +440,7 @@ void add_loads(List& list) {
   const Work claim = [](Table& t) { (void)t.claim_load(kNew, kLease, lease); };
   const Work load = [claim](Table& t) {
     claim(t);
-    (void)t.fill({fetched.key, fetched.value}, t.sample(kNew), {6000, 11}, lease);
+    (void)t.fill({fetched.key, fetched.value}, t.sample(kNew), {1600, 11}, lease);
     shm::Loads::end(lease);
   };
   list.add("claim a load", {"few", few}, claim);
@@ -536,11 +555,11 @@ void add_waits(List& list) {
   add("set", [what](Table& t) { put(t, what); });
   add("drop", [what](Table& t) { (void)t.drop(what.key); });
   add("fill", [what](Table& t) {
-    (void)t.fill({what.key, what.value}, t.sample(what.key), {6000, 11});
+    (void)t.fill({what.key, what.value}, t.sample(what.key), {1600, 11});
   });
   add("apply, a removal", [what](Table& t) {
     const std::uint64_t term = t.segment().superblock().sync.term.load();
-    (void)t.apply({Change::Kind::kDrop, {what.key, {}}, {7000, 3}}, term);
+    (void)t.apply({Change::Kind::kDrop, {what.key, {}}, {1700, 3}}, term);
   });
 }
 

@@ -91,7 +91,12 @@ class Churn {
   std::string any_key() {
     return "churn-" + std::to_string(random_.below(1 + random_.below(keys_)));
   }
-  ChangeId id() { return {++seq_, seq_ * 77}; }
+  // Of a change that the leader has come to already.
+  ChangeId id() {
+    const ChangeId next{++seq_, seq_ * 77};
+    test::follow(table_->segment(), next);
+    return next;
+  }
 
   void store(const std::string& key) {
     const std::string value = test::make_value(key, ++number_, some_size(random_, most_));

@@ -1,4 +1,5 @@
 #include "tests/shm/fixture.h"
+#include "shm/history.h"
 
 #include <xxhash.h>
 
@@ -125,6 +126,14 @@ std::string faults(Segment& segment, bool quiescent) {
   differ("entries counted", sum.entries, report.entries);
   differ("payload bytes counted", sum.payload_bytes, report.payload_bytes);
   return all;
+}
+
+void follow(shm::Segment& segment, shm::ChangeId id) {
+  shm::SyncWords& words = segment.superblock().sync;
+  (void)shm::History(segment).follow(id);
+  words.head_seq.store(id.seq);
+  words.cursor_nonce.store(id.nonce);
+  words.cursor_seq.store(id.seq);
 }
 
 char* at(Segment& segment, std::uint64_t offset) {

@@ -91,6 +91,9 @@ class Random {
 // all is well.
 std::string faults(shm::Segment& segment, bool quiescent = true);
 
+// What the leader leaves that has followed the log up to `id`.
+void follow(shm::Segment& segment, shm::ChangeId id);
+
 // The byte at an offset of the segment.
 char* at(shm::Segment& segment, std::uint64_t offset);
 // How many bytes of values one stripe can hold at most, in one entry of `key`.

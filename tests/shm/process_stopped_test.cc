@@ -93,13 +93,10 @@ struct Scene {
                 std::uint64_t seq) {
     words().head_seq.store(seq);
     const Applied applied = table->apply({kind, {key, value}, id(seq)}, term);
-    words().cursor_seq.store(seq);
+    follow(seq);
     return applied;
   }
-  void follow(std::uint64_t seq) {
-    words().head_seq.store(seq);
-    words().cursor_seq.store(seq);
-  }
+  void follow(std::uint64_t seq) { test::follow(table->segment(), id(seq)); }
   SyncWords& words() { return table->segment().superblock().sync; }
   Stripe& stripe() { return table->segment().stripe(kStripe); }
   void check_keys_miss() {

@@ -97,8 +97,7 @@ TEST_CASE("schedule 3b: a bypass that is raised during a wipe is not lifted by i
   Stripe& stripe = table->segment().stripe(kStripe);
   SyncWords& words = table->segment().superblock().sync;
   const std::uint64_t term = *table->begin_term();
-  words.cursor_seq.store(120);
-  words.head_seq.store(120);
+  test::follow(table->segment(), id(120));
   // Event 120 did not get the lock. P wipes, and is held when it has raised the guard.
   stripe.bypass.fetch_add(1);
   const std::uint64_t count = table->sample(k).guard_count;
@@ -113,7 +112,7 @@ TEST_CASE("schedule 3b: a bypass that is raised during a wipe is not lifted by i
   const Sample sample = table->sample(k);
   words.head_seq.store(121);
   REQUIRE(table->apply({Change::Kind::kDrop, {k, {}}, id(121)}, term) == Applied::kDeferred);
-  words.cursor_seq.store(121);
+  test::follow(table->segment(), id(121));
   wiper.finish();
   CHECK(table->fill({k, "old"}, sample, id(120)) == Stored::kRefused);
   CHECK_FALSE(read(*table, k).has_value());

@@ -68,8 +68,7 @@ TEST_CASE("schedule 3a: an invalidation behind a stopped holder is not lost") {
   const auto keys = some_keys(*table, 2);
   SyncWords& words = table->segment().superblock().sync;
   const std::uint64_t term = *table->begin_term();
-  words.cursor_seq.store(100);
-  words.head_seq.store(100);
+  test::follow(table->segment(), id(100));
   for (const auto& key : keys) {
     REQUIRE(table->fill({key, "old"}, table->sample(key), id(105)) == Stored::kStored);
   }
@@ -93,7 +92,7 @@ TEST_CASE("schedule 3a: an invalidation behind a stopped holder is not lost") {
   // Event 120 cannot get the lock; head and cursor move on.
   words.head_seq.store(120);
   CHECK(table->apply({Change::Kind::kDrop, {keys[0], {}}, id(120)}, term) == Applied::kDeferred);
-  words.cursor_seq.store(120);
+  test::follow(table->segment(), id(120));
   for (const auto& key : keys) CHECK_FALSE(read(*table, key).has_value());
   filler.go_on();
   REQUIRE(filler.await_step());
@@ -119,8 +118,7 @@ TEST_CASE("schedule 3a, of a peer that sends no ids: the count alone tells, and 
   auto table = home.table();
   const auto keys = some_keys(*table, 2);
   const std::uint64_t term = *table->begin_term();
-  table->segment().superblock().sync.cursor_seq.store(100);
-  table->segment().superblock().sync.head_seq.store(100);
+  test::follow(table->segment(), id(100));
   auto holder = stopped_holder(home, kStripe);
   const Sample sample = table->sample(keys[0]);  // and Redis answers with the old value
   CHECK(table->apply({Change::Kind::kDrop, {keys[0], {}}, {}}, term) == Applied::kDeferred);

@@ -12,6 +12,7 @@
 
 #include "shm/check.h"
 #include "shm/clock.h"
+#include "shm/history.h"
 #include "shm/inspect.h"
 
 namespace larder::storm {
@@ -516,11 +517,15 @@ class Worker {
   void start_at_the_end() {
     const std::uint64_t end = shared_.ledger.last();
     (void)followed_->raise_epoch();
+    shm::History(followed_->segment()).forget();
     set_head(end);
     set_cursor(end);
   }
 
-  void set_head(std::uint64_t seq) { words().head_seq.store(seq); }
+  void set_head(std::uint64_t seq) {
+    if (seq != 0) (void)shm::History(followed_->segment()).follow(id_of(seq));
+    words().head_seq.store(seq);
+  }
   void set_cursor(std::uint64_t seq) {
     words().cursor_nonce.store(id_of(seq).nonce);
     words().cursor_seq.store(seq);

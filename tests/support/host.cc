@@ -223,7 +223,7 @@ bool HostView::locked(std::uint32_t stripe) const {
 
 bool HostView::follows(shm::ChangeId end) const {
   const shm::LeaderInfo now = leader();
-  return now.in_sync && now.cursor == end;
+  return now.follows && now.cursor == end;
 }
 
 std::string HostView::value(std::string_view key) const {

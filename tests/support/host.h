@@ -38,7 +38,7 @@ class HostView {
 
   shm::LeaderInfo leader() const { return shm::leader(*segment_); }
   shm::Totals totals() const { return shm::totals(*segment_); }
-  bool in_sync() const { return leader().in_sync; }
+  bool in_sync() const { return leader().follows; }
   std::uint32_t stripe_of(std::string_view key) const;
   bool locked(std::uint32_t stripe) const;
   // In sync, and every change that Redis has logged so far has had its effects here.

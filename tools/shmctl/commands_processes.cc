@@ -122,7 +122,9 @@ void print_leader_json(const Segment& segment, const shm::LeaderInfo& leader, st
   json["pid"] = pid == 0 ? Json(nullptr) : Json(pid);
   json["leading"] = json_of_alive(leading);
   json["heartbeat"] = leader.heartbeat;
-  json["in_sync"] = leader.in_sync;
+  json["in_sync"] = leader.lease_left_ms != 0;
+  json["lease_left_ms"] = leader.lease_left_ms;
+  json["follows"] = leader.follows;
   json["epoch"] = leader.epoch;
   json["cursor"] = {{"seq", leader.cursor.seq}, {"nonce", std::to_string(leader.cursor.nonce)}};
   json["head_seq"] = leader.head_seq;
@@ -156,7 +158,10 @@ void print_leader(const shm::LeaderInfo& leader, std::uint32_t pid, Alive leadin
   facts.add("lock", lock_line(leading));
   facts.add("term", std::to_string(leader.term));
   facts.add("heartbeat", std::to_string(leader.heartbeat) + " turns");
-  facts.add("in sync", leader.in_sync ? "yes" : "no");
+  facts.add("in sync", leader.lease_left_ms != 0 ? "yes" : "no");
+  facts.add("lease", leader.lease_left_ms != 0
+                         ? std::to_string(leader.lease_left_ms) + " ms left"
+                         : "over: nobody knows whether what is held is up to date");
   facts.add("epoch", std::to_string(leader.epoch));
   facts.add("cursor", cursor_line(leader.cursor));
   facts.add("head", number_or(leader.head_seq, "none"));

@@ -1,0 +1,40 @@
+#include "shm/history.h"
+
+namespace larder::shm {
+
+bool History::rest_on(ChangeId id) noexcept {
+  const std::uint64_t cursor = sync_.cursor_seq.load(std::memory_order_acquire);
+  // No log: what Redis answered then, and what we followed, are the same history only if we have
+  // followed nothing.
+  if (id.none()) return cursor == 0;
+  Atomic<std::uint64_t>& word = word_of(id);
+  std::uint64_t noted = word.load();
+  while (noted != pack(id)) {
+    const bool is_ahead = id.seq > cursor && id.seq - cursor <= kHistory;
+    if (!is_ahead || same_seq(noted, id)) return false;
+    if (word.compare_exchange_weak(noted, pack(id))) return true;
+  }
+  return true;
+}
+
+bool History::follow(ChangeId id) noexcept {
+  const std::uint64_t noted = word_of(id).exchange(pack(id));
+  return noted == pack(id) || !same_seq(noted, id);
+}
+
+// The noted numbers are not in the words as a whole: each is put together with the seqs that its
+// place may stand for, which are those right behind the cursor.
+std::uint64_t History::ahead() const noexcept {
+  const std::uint64_t cursor = sync_.cursor_seq.load(std::memory_order_acquire);
+  for (std::uint64_t seq = cursor + kHistory; seq > cursor; --seq) {
+    const ChangeId id{seq, 0};
+    if (same_seq(word_of(id).load(), id)) return seq;
+  }
+  return 0;
+}
+
+void History::forget() noexcept {
+  for (std::size_t i = 0; i < kHistory; ++i) words_[i].store(0);
+}
+
+}  // namespace larder::shm
