@@ -58,9 +58,14 @@ class Subscription::Impl {
     if (!subscribed()) return false;
     const std::uint64_t asked_boot_ms = shm::now_ms();
     const shm::CoarseTime asked = shm::coarse_now();
+    // What the ACL forbids is said here; EXEC says only that something was wrong.
+    const auto must_be_taken = [this](const redisReply& reply) {
+      if (reply.type != REDIS_REPLY_ERROR) return;
+      lose(status_of_error_reply("cannot ask where the log ends", {reply.str, reply.len}));
+    };
     for (const std::vector<std::string>& command :
          {std::vector<std::string>{"MULTI"}, {"ROLE"}, {"XINFO", "STREAM", log_key_}, {"TIME"}}) {
-      commander_.ask(command, {});
+      commander_.ask(command, must_be_taken);
     }
     commander_.ask({"EXEC"}, [=, this, done = std::move(done)](const redisReply& reply) {
       Result<ProbeAnswer> answer = parse_probe(reply);

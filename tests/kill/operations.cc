@@ -159,7 +159,7 @@ void one_death(Table& table) {
 // So many small ones that both buckets of a key are full now and then, while others have room.
 void nearly_crowded(Table& table) {
   const shm::Geometry& g = table.segment().geometry();
-  const std::uint32_t most = g.buckets_per_stripe * shm::kSlotsPerBucket * 9 / 10;
+  const std::size_t most = g.buckets_per_stripe * shm::kSlotsPerBucket * 9 / 10;
   for (int i = 0; table.segment().stripe(0).entries.load() < most; ++i) {
     put(table, text("small-" + std::to_string(i), 1, 0));
   }

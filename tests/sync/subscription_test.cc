@@ -351,6 +351,23 @@ TEST_CASE("a probe tells the log's end, Redis' clock and whether it is a primary
   CHECK(ear.losses.empty());
 }
 
+TEST_CASE("who may not ask for the role is told so") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  redis.command({"ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all", "-role"});
+  Loop loop;
+  Ear ear;
+  SubscriptionOptions options = options_for(server);
+  options.username = "ann";
+  options.password = "pw";
+  Subscription subscription(loop.base(), options, ear);
+  REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
+  REQUIRE(subscription.probe([](const ProbeAnswer&) { FAIL("there is no answer"); }));
+  REQUIRE(loop.until([&] { return ear.losses.size() == 1; }));
+  CHECK(ear.losses[0].code() == Code::kPermissionDenied);
+  CHECK(ear.losses[0].message().find("role") != std::string::npos);
+}
+
 TEST_CASE("a subscription that is given up is a loss with that reason, and then another one") {
   RedisServer server;
   Loop loop;

@@ -1,6 +1,6 @@
 """Makes the figures of tools/prove survive; one subcommand a point, named in survive.points.
 
-The kill campaign takes about forty minutes on two cores, the storm ten minutes and the handovers
+The kill campaign takes half an hour on two cores, the storm ten minutes and the handovers
 four, so the points of each share one run: what it printed stays in build/kill, and is used again as
 long as the program is the same.
 """
