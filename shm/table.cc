@@ -222,7 +222,9 @@ class Table::Impl {
     segment_->stripe(stripe).bypass.fetch_add(1, std::memory_order_seq_cst);
   }
 
-  // Drops what is held of the key when it is older than `reach`.
+  // Drops what is held of the key when it is older than `reach`. Of an id that is not of the
+  // history followed here (the log was lost and counts anew) the number says nothing: then all
+  // goes.
   static bool drop_older(Hold& hold, std::string_view key, std::uint64_t hash,
                          std::uint64_t reach) {
     const auto found = hold->find(key, hash);
@@ -283,11 +285,12 @@ class Table::Impl {
     if (own_change && reach.seq != 0) guard_change(hold, guard, epoch, sample, reach.seq);
     // Without Redis there are no replies that could be late: a clear alone overtakes.
     const bool alone = own_change && reach.seq == 0;
-    const bool late = alone
-                          ? epoch != sample.epoch
-                          : overtaken(guard, epoch, sample, reach.seq) || !history_.rest_on(reach);
+    const bool comparable = alone || history_.rest_on(reach);
+    const bool late = alone ? epoch != sample.epoch
+                            : !comparable || reach.seq < sample.base ||
+                                  overtaken(guard, epoch, sample, reach.seq);
     if (late) {
-      drop_older(hold, record.key, hash, reach.seq);
+      drop_older(hold, record.key, hash, comparable ? reach.seq : kMaxSeq);
       count(Counter::kStoresRefused);
       return Stored::kRefused;
     }
@@ -313,7 +316,8 @@ class Table::Impl {
     if (shm::is_closed(epoch)) return Stored::kClosed;
     if (sample != nullptr && id.seq != 0) {
       guard_change(hold, hold->guard_of(hash), epoch, *sample, id.seq);
-      return drop_older(hold, key, hash, id.seq) ? Stored::kStored : Stored::kRefused;
+      const std::uint64_t older_than = history_.rest_on(id) ? id.seq : kMaxSeq;
+      return drop_older(hold, key, hash, older_than) ? Stored::kStored : Stored::kRefused;
     }
     drop_older(hold, key, hash, UINT64_MAX);
     return Stored::kStored;

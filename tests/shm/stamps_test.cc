@@ -271,11 +271,37 @@ TEST_CASE("a set that is overtaken takes the older copy with it") {
   host.event(Change::Kind::kDrop, "another key", {}, {});  // perhaps of another guard
   CHECK(host.drop_event("k", 40) == Applied::kApplied);
   CHECK(host.fill("k", "fresh", 40) == Stored::kStored);
+  CHECK(History(host.table->segment()).follow(id(30)));
   CHECK(host.table->set({"k", "mine"}, sample, id(30)) == Stored::kRefused);
   CHECK(host.get("k") == "fresh");
   CHECK(host.table->raise_epoch() == sample.epoch + 1);
   CHECK(host.table->fill({"k", "late"}, sample, id(50)) == Stored::kRefused);
   CHECK_FALSE(host.get("k").has_value());
+}
+
+TEST_CASE("one's own change leaves no copy of before when the log has begun anew") {
+  Host host;
+  host.move_cursor(id(20));
+  CHECK(host.fill("k", "old", 25) == Stored::kStored);
+  const ChangeId first{1, 99};  // by its number older than what is held
+  SUBCASE("a set") {
+    CHECK(host.table->set({"k", "new"}, host.sample("k"), first) == Stored::kRefused);
+  }
+  SUBCASE("a removal") {
+    CHECK(host.table->remove("k", host.sample("k"), first) == Stored::kStored);
+  }
+  CHECK_FALSE(host.get("k").has_value());
+}
+
+TEST_CASE("a reply from before what was followed when it was asked for is refused") {
+  Host host;
+  CHECK(host.drop_event("k", 20) == Applied::kApplied);
+  CHECK(History(host.table->segment()).follow(id(19)));
+  host.table->raise_epoch();  // no guard knows of the event any more
+  // A replica that lags answers.
+  CHECK(host.fill("k", "old", 19) == Stored::kRefused);
+  CHECK_FALSE(host.get("k").has_value());
+  CHECK(host.fill("k", "new", 21) == Stored::kStored);
 }
 
 TEST_CASE("a guard of an earlier epoch refuses nothing") {
