@@ -1,0 +1,167 @@
+#include "tests/sim/checker.h"
+
+#include <algorithm>
+
+namespace larder::sim {
+namespace {
+
+// Redis rounds to milliseconds, and so do we.
+constexpr std::uint64_t kExpirySlackMs = 2;
+
+bool contains(const std::vector<CommitIndex>& changes, CommitIndex commit) {
+  return std::binary_search(changes.begin(), changes.end(), commit);
+}
+
+}  // namespace
+
+std::string_view property_name(Property property) {
+  constexpr std::string_view kNames[kProperties] = {"versions", "staleness", "own",
+                                                    "followed", "expired",   "agreement"};
+  return kNames[static_cast<unsigned>(property)];
+}
+
+void Checker::violated(Property property, std::string what) {
+  violations_.push_back({property, std::string(property_name(property)) + " at " +
+                                       std::to_string(true_time) + " us: " + std::move(what)});
+}
+
+std::string Checker::describe(CommitIndex commit) const {
+  if (commit == kNeverCommitted) return "a value that Redis never had";
+  const Commit& change = ledger_.commits[commit];
+  return "change " + std::to_string(commit) + " (" + sync::to_string(change.id) + ", value " +
+         std::to_string(change.number) + ", at " + std::to_string(change.time) + " us)";
+}
+
+std::string Checker::describe(const Read& read, CommitIndex commit, CommitIndex newer) const {
+  return "host " + std::to_string(read.host) + " read " + key_name(read.key) + " of " +
+         describe(commit) + ", after " + describe(newer) + "; cursor " +
+         sync::to_string(read.cursor) + (read.fresh ? ", under a lease" : "") + ", epoch " +
+         std::to_string(read.epoch);
+}
+
+void Checker::read(const Read& read) {
+  ++reads_;
+  if (read.fresh) ++fresh_reads_;
+  const auto number = ledger_.number_of(read.key, read.text);
+  if (!number)
+    return violated(Property::kVersions, "no value of its key: " + std::string(read.text));
+  const Value& value = ledger_.value(*number);
+  if (value.commit == kNeverCommitted && excuses) {
+    return violated(Property::kVersions, "a value that no Redis has taken");
+  }
+  if (value.expires_unix_ms != 0 && redis_unix_ms() > value.expires_unix_ms + kExpirySlackMs) {
+    violated(Property::kExpired, describe(read, value.commit, value.commit));
+  }
+  if (read.cursor_of == nullptr) return;
+  if (is_excused(read)) {
+    ++excused_;
+    return;
+  }
+  check_own(read, value.commit);
+  check_versions(read, value.commit);
+  check_followed(read, value.commit);
+  if (read.fresh && read.lease_of == read.cursor_of) check_staleness(read, value.commit);
+}
+
+// Nothing is promised to who asks one server and follows another: of a split brain, or one that has
+// not taken over yet for who follows.
+bool Checker::is_excused(const Read& read) const {
+  const Answers& answers = hosts_[read.host].answers[read.key];
+  return excuses && answers.epoch == read.epoch && are_others(answers.servers, *read.cursor_of);
+}
+
+bool Checker::are_others(std::uint64_t servers, const Server& followed) const {
+  const std::uint64_t newer = ~((2ull << followed.number) - 1);
+  return (servers & (several_ | newer) & ~(1ull << followed.number)) != 0;
+}
+
+void Checker::keeps_answer(unsigned host, unsigned key, const Server& server, std::uint64_t epoch) {
+  Answers& answers = hosts_[host].answers[key];
+  if (answers.epoch != epoch) answers = {epoch, 0};
+  answers.servers |= 1ull << server.number;
+  if (server.is_one_of_several) several_ |= 1ull << server.number;
+}
+
+void Checker::check_staleness(const Read& read, CommitIndex commit) {
+  if (commit == kNeverCommitted) return;
+  const auto& changes = read.lease_of->changes_of(read.key);
+  auto newer = std::upper_bound(changes.begin(), changes.end(), commit);
+  while (excuses && newer != changes.end() && !ledger_.commits[*newer].with_id()) ++newer;
+  if (newer == changes.end()) return;
+  const Time stale = true_time - ledger_.commits[*newer].time;
+  largest_staleness_ = std::max(largest_staleness_, stale);
+  if (stale > kLease) violated(Property::kStaleness, describe(read, commit, *newer));
+}
+
+void Checker::check_versions(const Read& read, CommitIndex commit) {
+  Seen& seen = hosts_[read.host].seen[read.key];
+  const auto& changes = read.cursor_of->changes_of(read.key);
+  if (seen.epoch == read.epoch && seen.of == read.cursor_of && seen.commit != kNeverCommitted &&
+      commit < seen.commit && contains(changes, seen.commit) && contains(changes, commit)) {
+    violated(Property::kVersions, describe(read, commit, seen.commit));
+  }
+  seen = {read.epoch, commit, read.cursor_of};
+}
+
+void Checker::completed(unsigned host, unsigned key, CommitIndex commit, const Server& server,
+                        std::uint64_t epoch) {
+  Own& own = hosts_[host].own[key];
+  if (own.commit == kNeverCommitted || commit > own.commit) own = {commit, &server, epoch};
+  if (server.is_one_of_several) several_ |= 1ull << server.number;
+}
+
+void Checker::check_own(const Read& read, CommitIndex commit) {
+  const Own& own = hosts_[read.host].own[read.key];
+  if (own.commit == kNeverCommitted || commit == kNeverCommitted || commit >= own.commit) return;
+  if (excuses && own.epoch != read.epoch) return;
+  // What Redis lost again was never promised.
+  if (!contains(read.cursor_of->changes_of(read.key), own.commit)) return;
+  if (are_others(1ull << own.at->number, *read.cursor_of)) return;
+  if (!is_comparable(read)) return;
+  violated(Property::kOwn, describe(read, commit, own.commit));
+}
+
+// When Redis loses its log, or the end of it, numbers that a host compares mean another thing until
+// it notices, which its lease bounds. So while the log that has this change is not yet followed,
+// only the lease is a promise.
+bool Checker::is_comparable(const Read& read) const {
+  const CommitIndex began = read.cursor_of->log_began();
+  return began == 0 || (!read.cursor.none() && Ledger::commit_of(read.cursor) >= began);
+}
+
+void Checker::check_followed(const Read& read, CommitIndex commit) {
+  if (read.cursor.none()) return;
+  const CommitIndex cursor = Ledger::commit_of(read.cursor);
+  if (!read.cursor_of->has_logged(cursor)) return;
+  const auto& changes = read.cursor_of->changes_of(read.key);
+  auto followed = std::upper_bound(changes.begin(), changes.end(), cursor);
+  while (followed != changes.begin() && !ledger_.commits[*(followed - 1)].with_id()) --followed;
+  if (followed == changes.begin() || commit >= *(followed - 1)) return;
+  violated(Property::kFollowed, describe(read, commit, *(followed - 1)));
+}
+
+void Checker::healed(unsigned host, unsigned key, std::uint64_t epoch,
+                     std::optional<std::string> holds, Server& redis) {
+  if (!holds) return;
+  const auto number = ledger_.number_of(key, *holds);
+  if (number && (*number == redis.held(key) || *number == redis.evicted(key))) return;
+  const Answers& answers = hosts_[host].answers[key];
+  if (excuses && answers.epoch == epoch && are_others(answers.servers, redis)) {
+    ++excused_;
+    return;
+  }
+  const CommitIndex held = number ? ledger_.value(*number).commit : kNeverCommitted;
+  const auto& changes = redis.changes_of(key);
+  const auto newer = std::upper_bound(changes.begin(), changes.end(), held);
+  if (excuses && plain_events_lost && newer != changes.end() &&
+      !ledger_.commits[*newer].with_id()) {
+    ++excused_;
+    return;
+  }
+  const std::uint64_t has = redis.held(key);
+  violated(Property::kAgreement, "host " + std::to_string(host) + " holds " + *holds + " of " +
+                                     describe(held) + ", Redis has " +
+                                     (has == 0 ? "nothing" : describe(ledger_.value(has).commit)));
+}
+
+}  // namespace larder::sim

@@ -1,0 +1,200 @@
+#include <chrono>
+#include <utility>
+
+#include "tests/sim/host.h"
+
+namespace larder::sim {
+namespace {
+
+constexpr Time kTimeout = 1000 * kMs;
+
+}  // namespace
+
+// ---- calls, as src/cache.cc makes them ----------------------------------------------------------
+
+void Worker::get(unsigned key) {
+  if (!is_free()) return;
+  const Reading reading(host_.clock);
+  Checker::Read read;
+  read.host = host_.index;
+  read.key = key;
+  read.epoch = host_.epoch();
+  read.cursor = {host_.sync_words().cursor_seq.load(), host_.sync_words().cursor_nonce.load()};
+  read.lease_of = host_.lease_of;
+  read.cursor_of = host_.cursor_of;
+
+  const auto before = shm::Lease::of(host_.hot());
+  const bool stops_here = host_.world.interrupts();
+  if (stops_here && !host_.stand_still(*this)) return;
+  std::string text;
+  const bool hit = host_.table.get(key_name(key), text);
+  if (!hit) return fetch(key, false);
+  const auto after = shm::Lease::of(host_.hot());
+  read.text = text;
+  read.fresh = (host_.world.options.cures.lease_read_before ? before : after).lasts();
+  // Read in another epoch than was noted, it is not to be compared.
+  if (host_.epoch() == read.epoch) host_.world.checker.read(read);
+  if (!read.fresh) fetch(key, true);
+}
+
+void Worker::fetch(unsigned key, bool holds_copy) {
+  Call call;
+  call.key = key;
+  call.holds_copy = holds_copy;
+  call.fill.emplace(host_.table, key_name(key));
+  begin(std::move(call));
+  ask([key](Server& server) { return server.fetch(key); },
+      [this](const sync::Fetched& answer) { fetched(answer); });
+}
+
+void Worker::fetched(const sync::Fetched& answer) {
+  const Call call = *std::exchange(call_, {});
+  host_.world.checker.keeps_answer(host_.index, call.key, connection->server(), host_.epoch());
+  call.fill->finish(host_.table, key_name(call.key), answer, call.holds_copy);
+}
+
+void Worker::set(unsigned key, Time ttl, bool announce_value) {
+  if (!is_free()) return;
+  ChangeOrder order;
+  order.keys = static_cast<KeySet>(1u << key);
+  order.number = host_.world.ledger.new_number(key);
+  order.ttl_ms = ttl / kMs;
+  order.announce_value = announce_value;
+  change(Kind::kSet, order, ttl);
+}
+
+void Worker::remove(unsigned key) {
+  if (!is_free()) return;
+  ChangeOrder order;
+  order.action = Action::kDelete;
+  order.keys = static_cast<KeySet>(1u << key);
+  change(Kind::kRemove, order, 0);
+}
+
+void Worker::change(Kind kind, const ChangeOrder& order, Time ttl) {
+  const Reading reading(host_.clock);
+  Call call;
+  call.kind = kind;
+  call.number = order.number;
+  while (!(order.keys >> call.key & 1)) ++call.key;
+  call.change.emplace(host_.table, key_name(call.key), std::chrono::milliseconds(ttl / kMs));
+  begin(std::move(call));
+  ask([order](Server& server) { return server.change(order); },
+      [this](const std::optional<sync::Written>& answer) { changed(answer); });
+}
+
+void Worker::changed(const std::optional<sync::Written>& answer) {
+  if (!answer) return fail();
+  const Call call = *std::exchange(call_, {});
+  Checker& checker = host_.world.checker;
+  if (call.kind == Kind::kSet) {
+    checker.keeps_answer(host_.index, call.key, connection->server(), host_.epoch());
+    call.change->finish_set(host_.table, key_name(call.key), host_.world.ledger.text(call.number),
+                            answer->id);
+  } else {
+    call.change->finish_removal(host_.table, key_name(call.key), answer->id);
+  }
+  checker.completed(host_.index, call.key, Ledger::commit_of(answer->id), connection->server(),
+                    host_.epoch());
+}
+
+// The keys that Redis has, in one change that names them; then the event that drops what only hosts
+// have.
+void Worker::clear() {
+  if (!is_free()) return;
+  const Reading reading(host_.clock);
+  Call call;
+  call.kind = Kind::kClear;
+  call.epoch = host_.epoch();
+  begin(std::move(call));
+  ask([](Server& server) { return server.scan(); },
+      [this](KeySet found) {
+        if (found == 0) return order_clear();
+        ChangeOrder order;
+        order.action = Action::kDeleteMany;
+        order.keys = found;
+        ask([order](Server& server) { return server.change(order); },
+            [this](const std::optional<sync::Written>& answer) {
+              if (!answer) return fail();
+              order_clear();
+            });
+      });
+}
+
+void Worker::order_clear() {
+  ChangeOrder order;
+  order.action = Action::kClear;
+  order.keys = kAllOurKeys;
+  ask([order](Server& server) { return server.change(order); },
+      [this](const std::optional<sync::Written>& answer) { cleared(answer); });
+}
+
+void Worker::cleared(const std::optional<sync::Written>& answer) {
+  if (!answer) return fail();
+  const Call call = *std::exchange(call_, {});
+  host_.table.raise_floor(call.epoch, answer->id.seq);
+  if (host_.epoch() != call.epoch) (void)host_.table.raise_epoch();
+}
+
+// ---- a call that waits for Redis ----------------------------------------------------------------
+
+void Worker::begin(Call call) {
+  call.serial = ++serials_;
+  call_ = std::move(call);
+}
+
+template <class Ask, class Done>
+void Worker::ask(Ask ask, Done done) {
+  if (connection == nullptr) connection = host_.connect(stops);
+  if (connection == nullptr) return fail();
+  connection->cut_off = [this] { fail(); };
+  call_->deadline = true_time + kTimeout;
+  const std::uint64_t serial = call_->serial;
+  host_.world.schedule.at(call_->deadline, [this, serial] {
+    if (stops == 0) give_up_if_late(serial);
+  });
+  connection->ask(std::move(ask), [this, done = std::move(done)](const auto& answer) {
+    const Reading reading(host_.clock);
+    done(answer);
+  });
+}
+
+void Worker::give_up_if_late(std::uint64_t serial) {
+  if (call_ && call_->serial == serial && call_->deadline <= true_time) fail();
+}
+
+// It may or may not have happened.
+void Worker::fail() {
+  const Reading reading(host_.clock);
+  let_go();
+  if (!call_) return;
+  const Call call = *std::exchange(call_, {});
+  if (!host_.world.options.cures.failed_change_drops) return;
+  if (call.kind == Kind::kClear) {
+    (void)host_.table.raise_epoch();
+  } else if (call.kind != Kind::kGet) {
+    (void)host_.table.drop(key_name(call.key));
+  }
+}
+
+void Worker::let_go() {
+  if (connection != nullptr) connection->close();
+  connection = nullptr;
+}
+
+void Worker::crash() {
+  call_.reset();
+  let_go();
+  stops = 0;
+  ++generation;
+}
+
+// Whether it looks at the clock or at the socket first is chance.
+void Worker::resume() {
+  if (stops != 0) return;
+  if (connection != nullptr && host_.world.random->percent(50)) connection->resume();
+  if (call_) give_up_if_late(call_->serial);
+  if (connection != nullptr) connection->resume();
+}
+
+}  // namespace larder::sim
