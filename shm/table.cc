@@ -249,15 +249,13 @@ class Table::Impl {
     return guard.epoch.load(kRelaxed) == sample.epoch && guard.seq.load(kRelaxed) > reach;
   }
 
-  // From here on no reply is stored that may not know of one's own change. In an epoch that began
-  // meanwhile, positions in the log may be of another history: then no reply that is under way.
+  // From here on no reply is stored that may not know of one's own change, and no event of before
+  // it. `comparable`: its position is one in the history followed here. If it is not, or if the
+  // epoch began meanwhile, no reply that is under way is stored either.
   static void guard_change(Hold& hold, Guard& guard, std::uint64_t epoch, const Sample& sample,
-                           std::uint64_t seq) noexcept {
-    if (epoch == sample.epoch) {
-      hold->raise_guard(guard, sample.epoch, seq);
-    } else {
-      hold->count_guard(guard);
-    }
+                           std::uint64_t seq, bool comparable) noexcept {
+    if (comparable || epoch == sample.epoch) hold->raise_guard(guard, epoch, seq);
+    if (!comparable || epoch != sample.epoch) hold->count_guard(guard);
   }
 
   Stored store(const Record& record, const Sample& sample, ChangeId reach, bool own_change,
@@ -281,11 +279,11 @@ class Table::Impl {
     }
     hold->prefetch_room(entry_granules(record.key.size(), record.value.size()));
     Guard& guard = hold->guard_of(hash);
-    // Even when it is not stored: replies older than this change must not be either.
-    if (own_change && reach.seq != 0) guard_change(hold, guard, epoch, sample, reach.seq);
     // Without Redis there are no replies that could be late: a clear alone overtakes.
     const bool alone = own_change && reach.seq == 0;
     const bool comparable = alone || history_.rest_on(reach);
+    // Even when it is not stored: replies older than this change must not be either.
+    if (own_change && !alone) guard_change(hold, guard, epoch, sample, reach.seq, comparable);
     const bool late = alone ? epoch != sample.epoch
                             : !comparable || reach.seq < sample.base ||
                                   overtaken(guard, epoch, sample, reach.seq);
@@ -315,9 +313,10 @@ class Table::Impl {
     const std::uint64_t epoch = hot_.epoch.load(kAcquire);  // as in store()
     if (shm::is_closed(epoch)) return Stored::kClosed;
     if (sample != nullptr && id.seq != 0) {
-      guard_change(hold, hold->guard_of(hash), epoch, *sample, id.seq);
-      const std::uint64_t older_than = history_.rest_on(id) ? id.seq : kMaxSeq;
-      return drop_older(hold, key, hash, older_than) ? Stored::kStored : Stored::kRefused;
+      const bool comparable = history_.rest_on(id);
+      guard_change(hold, hold->guard_of(hash), epoch, *sample, id.seq, comparable);
+      return drop_older(hold, key, hash, comparable ? id.seq : kMaxSeq) ? Stored::kStored
+                                                                        : Stored::kRefused;
     }
     drop_older(hold, key, hash, UINT64_MAX);
     return Stored::kStored;

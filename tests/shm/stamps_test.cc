@@ -304,6 +304,28 @@ TEST_CASE("a reply from before what was followed when it was asked for is refuse
   CHECK(host.fill("k", "new", 21) == Stored::kStored);
 }
 
+TEST_CASE("an event of before one's own change stores nothing, even if the epoch rose meanwhile") {
+  Host host;
+  host.move_cursor(id(10));
+  const Sample before = host.sample("k");
+  host.table->raise_epoch();
+  SUBCASE("a set") { CHECK(host.table->set({"k", "mine"}, before, id(15)) == Stored::kRefused); }
+  SUBCASE("a removal") { CHECK(host.table->remove("k", before, id(15)) == Stored::kStored); }
+  CHECK(host.set_event("k", "older", 12) == Applied::kApplied);
+  CHECK_FALSE(host.get("k").has_value());
+  CHECK(host.set_event("k", "newer", 16) == Applied::kApplied);
+  CHECK(host.get("k") == "newer");
+}
+
+TEST_CASE("after one's own change in a log that began anew, no reply that is under way is kept") {
+  Host host;
+  host.move_cursor(id(20));
+  const Sample before = host.sample("k");
+  CHECK(host.table->set({"k", "mine"}, host.sample("k"), {1, 99}) == Stored::kRefused);
+  CHECK(host.table->fill({"k", "old"}, before, id(20)) == Stored::kRefused);
+  CHECK_FALSE(host.get("k").has_value());
+}
+
 TEST_CASE("a guard of an earlier epoch refuses nothing") {
   Host host;
   CHECK(host.drop_event("k", 1'000'000) == Applied::kApplied);
