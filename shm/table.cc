@@ -222,15 +222,26 @@ class Table::Impl {
     segment_->stripe(stripe).bypass.fetch_add(1, std::memory_order_seq_cst);
   }
 
+  // Drops what is held and was read, perhaps: nothing older may come in its place, be it a late
+  // reply or an event that the cursor has not come to yet.
+  static void drop_for_good(Hold& hold, Guard& guard, std::uint64_t epoch,
+                            const Writer::Found& found) {
+    const EntryHeader& held = found.entry.header;
+    if (held.epoch() == static_cast<std::uint32_t>(epoch)) {
+      hold->raise_guard(guard, epoch, held.reach_seq());
+    }
+    hold->erase(found);
+  }
+
   // Drops what is held of the key when it is older than `reach`. Of an id that is not of the
   // history followed here (the log was lost and counts anew) the number says nothing: then all
   // goes.
-  static bool drop_older(Hold& hold, std::string_view key, std::uint64_t hash,
+  static bool drop_older(Hold& hold, std::string_view key, std::uint64_t hash, std::uint64_t epoch,
                          std::uint64_t reach) {
     const auto found = hold->find(key, hash);
     if (!found) return true;
     if (found->entry.header.reach_seq() > reach) return false;
-    hold->erase(*found);
+    drop_for_good(hold, hold->guard_of(hash), epoch, *found);
     return true;
   }
 
@@ -288,7 +299,7 @@ class Table::Impl {
                             : !comparable || reach.seq < sample.base ||
                                   overtaken(guard, epoch, sample, reach.seq);
     if (late) {
-      drop_older(hold, record.key, hash, comparable ? reach.seq : kMaxSeq);
+      drop_older(hold, record.key, hash, epoch, comparable ? reach.seq : kMaxSeq);
       count(Counter::kStoresRefused);
       return Stored::kRefused;
     }
@@ -315,10 +326,10 @@ class Table::Impl {
     if (sample != nullptr && id.seq != 0) {
       const bool comparable = history_.rest_on(id);
       guard_change(hold, hold->guard_of(hash), epoch, *sample, id.seq, comparable);
-      return drop_older(hold, key, hash, comparable ? id.seq : kMaxSeq) ? Stored::kStored
-                                                                        : Stored::kRefused;
+      return drop_older(hold, key, hash, epoch, comparable ? id.seq : kMaxSeq) ? Stored::kStored
+                                                                               : Stored::kRefused;
     }
-    drop_older(hold, key, hash, UINT64_MAX);
+    drop_older(hold, key, hash, epoch, UINT64_MAX);
     return Stored::kStored;
   }
 
@@ -360,7 +371,9 @@ class Table::Impl {
   Applied apply_without_id(Hold& hold, Guard& guard, const Change& change, std::uint64_t hash,
                            std::uint64_t epoch) {
     hold->count_guard(guard);
-    if (const auto found = hold->find(change.record.key, hash)) hold->erase(*found);
+    if (const auto found = hold->find(change.record.key, hash)) {
+      drop_for_good(hold, guard, epoch, *found);
+    }
     if (change.kind == Change::Kind::kSet) {
       const ChangeId cursor{sync_.cursor_seq.load(kRelaxed), sync_.cursor_nonce.load(kRelaxed)};
       put(hold, change.record, hash, {epoch, cursor.seq, cursor}, std::nullopt);
@@ -383,7 +396,7 @@ class Table::Impl {
         return Applied::kOld;  // its own change, or the change it was read after
       }
       if (change.id.seq <= held.reach_seq()) {
-        hold->erase(*found);  // may or may not contain the change
+        drop_for_good(hold, guard, epoch, *found);  // may or may not contain the change
         return Applied::kApplied;
       }
     }

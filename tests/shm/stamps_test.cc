@@ -319,11 +319,32 @@ TEST_CASE("an event of before one's own change stores nothing, even if the epoch
 
 TEST_CASE("after one's own change in a log that began anew, no reply that is under way is kept") {
   Host host;
-  host.move_cursor(id(20));
+  CHECK(host.drop_event("k", 20) == Applied::kApplied);
   const Sample before = host.sample("k");
   CHECK(host.table->set({"k", "mine"}, host.sample("k"), {1, 99}) == Stored::kRefused);
   CHECK(host.table->fill({"k", "old"}, before, id(20)) == Stored::kRefused);
   CHECK_FALSE(host.get("k").has_value());
+}
+
+TEST_CASE("after a copy was dropped that may have been read, nothing older is kept") {
+  Host host;
+  host.move_cursor(id(5));
+  CHECK(host.fill("k", "ten", 10) == Stored::kStored);
+  SUBCASE("by an event that it may not contain") {
+    CHECK(host.drop_event("k", 6) == Applied::kApplied);
+  }
+  SUBCASE("by an event without an id") {
+    CHECK(host.event(Change::Kind::kDrop, "k", {}, {}) == Applied::kApplied);
+  }
+  SUBCASE("by a change whose outcome is not known") {
+    CHECK(host.table->drop("k") == Stored::kStored);
+  }
+  CHECK(History(host.table->segment()).rest_on(id(9)));
+  CHECK(host.fill("k", "nine", 9) == Stored::kRefused);
+  CHECK(host.set_event("k", "nine", 9) == Applied::kApplied);
+  CHECK_FALSE(host.get("k").has_value());
+  CHECK(host.set_event("k", "ten", 10) == Applied::kApplied);
+  CHECK(host.get("k") == "ten");
 }
 
 TEST_CASE("a guard of an earlier epoch refuses nothing") {
