@@ -18,8 +18,13 @@ bool History::rest_on(ChangeId id) noexcept {
 }
 
 bool History::follow(ChangeId id) noexcept {
-  const std::uint64_t noted = word_of(id).exchange(pack(id));
-  return noted == pack(id) || !same_seq(noted, id);
+  Atomic<std::uint64_t>& word = word_of(id);
+  std::uint64_t noted = word.load();
+  while (noted != pack(id)) {
+    if (same_seq(noted, id)) return false;
+    if (word.compare_exchange_weak(noted, pack(id))) return true;
+  }
+  return true;
 }
 
 // The noted numbers are not in the words as a whole: each is put together with the seqs that its

@@ -29,7 +29,8 @@ class History {
   bool rest_on(ChangeId id) noexcept;
 
   // The leader's: the log has `id`, which follows the cursor. False: another change of this number
-  // was noted, so something held may rest on a change that was lost.
+  // was noted, so something held may rest on a change that was lost. That stays noted until
+  // `forget`, for the next leader to find if this one dies before it could flush.
   bool follow(ChangeId id) noexcept;
 
   // The highest seq noted ahead of the cursor; 0: none.

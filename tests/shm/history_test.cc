@@ -64,6 +64,7 @@ TEST_CASE("another change under a noted number is a divergence, whoever comes fi
   SUBCASE("the leader finds the note") {
     CHECK(host.history.rest_on(id(101)));
     CHECK_FALSE(host.follow(id(101, 8)));
+    CHECK_FALSE(host.follow(id(101, 8)));  // the next leader, if that one died
   }
   SUBCASE("a late reply finds the leader gone on") {
     CHECK(host.follow(id(101, 8)));
