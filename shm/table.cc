@@ -265,7 +265,7 @@ class Table::Impl {
   // epoch began meanwhile, no reply that is under way is stored either.
   static void guard_change(Hold& hold, Guard& guard, std::uint64_t epoch, const Sample& sample,
                            std::uint64_t seq, bool comparable) noexcept {
-    if (comparable || epoch == sample.epoch) hold->raise_guard(guard, epoch, seq);
+    hold->raise_guard(guard, epoch, seq);
     if (!comparable || epoch != sample.epoch) hold->count_guard(guard);
   }
 
@@ -381,13 +381,23 @@ class Table::Impl {
     return Applied::kApplied;
   }
 
+  // Of an earlier epoch too: a raise undoes nothing that a caller here was told. Unless the numbers
+  // are so far apart that the log must have begun anew.
+  static bool knows_newer(const Guard& guard, std::uint64_t epoch, std::uint64_t seq) noexcept {
+    const std::uint64_t newest = guard.seq.load(kRelaxed);
+    return newest > seq && (guard.epoch.load(kRelaxed) == epoch || newest - seq <= kHistory);
+  }
+
   Applied apply_with_id(Hold& hold, Guard& guard, const Change& change, std::uint64_t hash,
                         std::uint64_t epoch) {
     // A newer change was taken here already: this host's own removal, say, that the events have not
     // come to yet. Then this one's value is old, whether or not anything is held of the key.
-    const bool overtaken =
-        guard.epoch.load(kRelaxed) == epoch && guard.seq.load(kRelaxed) > change.id.seq;
-    hold->raise_guard(guard, epoch, change.id.seq);
+    const bool overtaken = knows_newer(guard, epoch, change.id.seq);
+    if (overtaken && guard.epoch.load(kRelaxed) != epoch) {
+      hold->count_guard(guard);  // which keeps what it knows, and refuses replies all the same
+    } else {
+      hold->raise_guard(guard, epoch, change.id.seq);
+    }
     const auto found = hold->find(change.record.key, hash);
     if (found && found->entry.header.epoch() == static_cast<std::uint32_t>(epoch)) {
       const EntryHeader& held = found->entry.header;

@@ -317,6 +317,29 @@ TEST_CASE("an event of before one's own change stores nothing, even if the epoch
   CHECK(host.get("k") == "newer");
 }
 
+TEST_CASE("nor if the epoch rose afterwards") {
+  Host host;
+  host.move_cursor(id(10));
+  CHECK(host.table->remove("k", host.sample("k"), id(15)) == Stored::kStored);
+  host.table->raise_epoch();
+  const Sample before = host.sample("k");
+  CHECK(host.set_event("k", "older", 12) == Applied::kApplied);
+  CHECK(host.drop_event("another", 13) == Applied::kApplied);
+  CHECK(host.set_event("k", "old", 14) == Applied::kApplied);
+  CHECK_FALSE(host.get("k").has_value());
+  CHECK(host.table->fill({"k", "late"}, before, id(13)) == Stored::kRefused);
+  CHECK(host.set_event("k", "newer", 16) == Applied::kApplied);
+  CHECK(host.get("k") == "newer");
+}
+
+TEST_CASE("where the log began anew long ago, a guard of before keeps no value out") {
+  Host host;
+  CHECK(host.drop_event("k", 1'000'000) == Applied::kApplied);
+  host.table->raise_epoch();
+  CHECK(host.set_event("k", "v", 5) == Applied::kApplied);
+  CHECK(host.get("k") == "v");
+}
+
 TEST_CASE("after one's own change in a log that began anew, no reply that is under way is kept") {
   Host host;
   CHECK(host.drop_event("k", 20) == Applied::kApplied);
