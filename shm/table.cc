@@ -381,11 +381,22 @@ class Table::Impl {
     return Applied::kApplied;
   }
 
-  // Of an earlier epoch too: a raise undoes nothing that a caller here was told. Unless the numbers
-  // are so far apart that the log must have begun anew.
-  static bool knows_newer(const Guard& guard, std::uint64_t epoch, std::uint64_t seq) noexcept {
+  // A raise of the epoch undoes nothing that a caller here was told: a newer change or clear of
+  // before it counts, unless the numbers are so far apart that the log must have begun anew.
+  static bool is_newer(std::uint64_t known, std::uint64_t seq) noexcept {
+    return known > seq && known - seq <= kHistory;
+  }
+  bool knows_newer(const Guard& guard, std::uint64_t epoch, std::uint64_t seq) const noexcept {
     const std::uint64_t newest = guard.seq.load(kRelaxed);
-    return newest > seq && (guard.epoch.load(kRelaxed) == epoch || newest - seq <= kHistory);
+    if (guard.epoch.load(kRelaxed) == epoch && newest > seq) return true;
+    return is_newer(newest, seq) || is_newer(hot_.floor.load(kAcquire) & kMaxSeq, seq);
+  }
+  static void guard_event(Hold& hold, Guard& guard, std::uint64_t epoch, std::uint64_t seq) {
+    if (guard.epoch.load(kRelaxed) != epoch && is_newer(guard.seq.load(kRelaxed), seq)) {
+      hold->count_guard(guard);  // keeps what it knows, and refuses replies all the same
+    } else {
+      hold->raise_guard(guard, epoch, seq);
+    }
   }
 
   Applied apply_with_id(Hold& hold, Guard& guard, const Change& change, std::uint64_t hash,
@@ -393,11 +404,7 @@ class Table::Impl {
     // A newer change was taken here already: this host's own removal, say, that the events have not
     // come to yet. Then this one's value is old, whether or not anything is held of the key.
     const bool overtaken = knows_newer(guard, epoch, change.id.seq);
-    if (overtaken && guard.epoch.load(kRelaxed) != epoch) {
-      hold->count_guard(guard);  // which keeps what it knows, and refuses replies all the same
-    } else {
-      hold->raise_guard(guard, epoch, change.id.seq);
-    }
+    guard_event(hold, guard, epoch, change.id.seq);
     const auto found = hold->find(change.record.key, hash);
     if (found && found->entry.header.epoch() == static_cast<std::uint32_t>(epoch)) {
       const EntryHeader& held = found->entry.header;
@@ -599,8 +606,10 @@ void Table::raise_floor(std::uint64_t epoch, std::uint64_t seq) {
   Atomic<std::uint64_t>& floor = impl_->hot_.floor;
   const std::uint64_t wanted = pack_floor(epoch, seq);
   std::uint64_t now = floor.load(kRelaxed);
-  // A floor of another epoch says nothing any more; within one it only rises.
-  while (impl_->hot_.epoch.load(kAcquire) == epoch && (now >> 48 != wanted >> 48 || now < wanted)) {
+  // Within an epoch it only rises. One of an earlier epoch hides nothing that is held, but still
+  // tells which events are of before a clear; one of the current epoch tells that too.
+  while (now >> 48 == wanted >> 48 ? now < wanted
+                                   : now >> 48 != (impl_->hot_.epoch.load(kAcquire) & 0xffff)) {
     if (floor.compare_exchange_weak(now, wanted, std::memory_order_acq_rel)) return;
   }
 }

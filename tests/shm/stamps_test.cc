@@ -332,6 +332,24 @@ TEST_CASE("nor if the epoch rose afterwards") {
   CHECK(host.get("k") == "newer");
 }
 
+TEST_CASE("nor of before one's own clear, whenever the epoch rises") {
+  Host host;
+  host.move_cursor(id(10));
+  const std::uint64_t epoch = host.sample("k").epoch;
+  SUBCASE("after it") {
+    host.table->raise_floor(epoch, 15);
+    host.table->raise_epoch();
+  }
+  SUBCASE("while it is under way") {
+    host.table->raise_epoch();
+    host.table->raise_floor(epoch, 15);
+  }
+  CHECK(host.set_event("k", "older", 12) == Applied::kApplied);
+  CHECK_FALSE(host.get("k").has_value());
+  CHECK(host.set_event("k", "newer", 16) == Applied::kApplied);
+  CHECK(host.get("k") == "newer");
+}
+
 TEST_CASE("where the log began anew long ago, a guard of before keeps no value out") {
   Host host;
   CHECK(host.drop_event("k", 1'000'000) == Applied::kApplied);
