@@ -163,10 +163,16 @@ Next Follower::replay(const LogPage& page) {
 
 Next Follower::begin_anew(RaiseReason reason, ChangeId end) {
   awaited_.reset();
-  host_.raise_epoch(reason);
-  (void)host_.set_head(end);
+  drop_everything(reason, end);
   advance(end);
   return follow_from(end);
+}
+
+// A worker may store between the two what rests on another change of the head's number, as soon as
+// the epoch is a new one. Then that has to go as well.
+void Follower::drop_everything(RaiseReason reason, ChangeId head) {
+  host_.raise_epoch(reason);
+  while (!host_.set_head(head)) host_.raise_epoch(RaiseReason::kDiverged);
 }
 
 Next Follower::follow_from(ChangeId end) {
@@ -258,10 +264,7 @@ Next Follower::take(const Event& event) {
 
 // Redis has it, so this is an end as good as any to begin anew from, if need be.
 Next Follower::take_successor(const Event& event) {
-  if (!host_.set_head(event.id)) {
-    host_.raise_epoch(RaiseReason::kDiverged);
-    (void)host_.set_head(event.id);
-  }
+  if (!host_.set_head(event.id)) drop_everything(RaiseReason::kDiverged, event.id);
   const Next next = finish(effect_of(event));
   if (next == Next::kNothing) advance(event.id);
   return next;

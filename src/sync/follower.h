@@ -177,6 +177,7 @@ class Follower {
   Next read_on();
   Next replay(const LogPage& page);
   Next begin_anew(RaiseReason reason, ChangeId end);
+  void drop_everything(RaiseReason reason, ChangeId head);
   Next follow_from(ChangeId end);
   Next resubscribe();
 

@@ -68,7 +68,7 @@ class RecordingHost : public Host {
 
   Calls take_calls() { return std::exchange(calls, {}); }
 
-  bool agrees = true;  // does what is held rest on nothing else?
+  int disagrees = 0;  // so many times something held rests on another change than the head
   std::uint64_t is_ahead = 0;
   bool heard = false;  // of a change without an id, in this epoch
   std::vector<ChangeId> known;
@@ -77,7 +77,7 @@ class RecordingHost : public Host {
   bool set_head(ChangeId change_id) override {
     calls.push_back("head " + text(change_id));
     known.push_back(change_id);
-    return std::exchange(agrees, true);
+    return disagrees-- <= 0;
   }
   bool knows(ChangeId change_id) override {
     return std::find(known.begin(), known.end(), change_id) != known.end();
@@ -322,16 +322,24 @@ TEST_CASE("what a worker took after the question may be missing in the answer") 
 
 TEST_CASE("another change under a number that something held rests on costs everything") {
   At5 at;
-  at.host.agrees = false;
+  at.host.disagrees = 1;
   CHECK(at.follower.message(change(6)) == Next::kNothing);
   CHECK(at.host.take_calls() ==
         Calls{"head 6-7", "epoch diverged", "head 6-7", "set k=v6 @6", "cursor 6-7"});
   at.follower.lost();
   at.follower.subscribed();
-  at.host.agrees = false;
+  at.host.disagrees = 1;
   CHECK(at.follower.log_page(page(6, 7)) == Next::kProbe);
   CHECK(at.host.calls ==
         Calls{"head 7-7", "epoch diverged", "head 7-7", "invalidate k @7", "cursor 7-7"});
+}
+
+TEST_CASE("what is stored on another change right after everything was dropped goes too") {
+  At5 at;
+  at.host.disagrees = 2;
+  CHECK(at.follower.message(change(6)) == Next::kNothing);
+  CHECK(at.host.calls == Calls{"head 6-7", "epoch diverged", "head 6-7", "epoch diverged",
+                               "head 6-7", "set k=v6 @6", "cursor 6-7"});
 }
 
 // ---- the lease --------------------------------------------------------------------------------
