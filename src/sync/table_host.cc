@@ -64,9 +64,14 @@ ApplyOutcome TableHost::apply(const Event& event) {
   return ApplyOutcome::kStaleTerm;
 }
 
+// When a former leader that was stopped has moved it since, and it follows another server, what was
+// stored meanwhile may rest on a history that only that one knows.
 void TableHost::set_cursor(ChangeId id) {
+  const bool was_moved = set_last_ && cursor() != *set_last_;
+  set_last_ = id;
   words().cursor_nonce.store(id.nonce, std::memory_order_relaxed);
   words().cursor_seq.store(id.seq, std::memory_order_release);
+  if (was_moved) table_.raise_epoch();
 }
 
 bool TableHost::knows(ChangeId id) { return history_.knows(id); }

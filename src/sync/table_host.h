@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "larder/logger.h"
@@ -60,6 +61,7 @@ class TableHost final : public Host {
   const std::chrono::milliseconds lease_;
   Logger& logger_;
   const std::function<void(std::string_view)> refetch_;
+  std::optional<ChangeId> set_last_;  // the cursor
 };
 
 // A deadline in Redis' clock as one in CLOCK_BOOTTIME, by the segment's last measurement of the
