@@ -21,6 +21,9 @@ std::string_view property_name(Property property) {
 }
 
 void Checker::violated(Property property, std::string what) {
+  const bool known = std::any_of(violations_.begin(), violations_.end(),
+                                 [&](const Violation& each) { return each.property == property; });
+  if (known) return;  // the first says enough
   violations_.push_back({property, std::string(property_name(property)) + " at " +
                                        std::to_string(true_time) + " us: " + std::move(what)});
 }
@@ -39,7 +42,7 @@ std::string Checker::describe(const Read& read, CommitIndex commit, CommitIndex 
          std::to_string(read.epoch);
 }
 
-void Checker::read(const Read& read) {
+void Checker::read(const Read& read, std::uint64_t epoch_after) {
   ++reads_;
   if (read.fresh) ++fresh_reads_;
   const auto number = ledger_.number_of(read.key, read.text);
@@ -53,21 +56,26 @@ void Checker::read(const Read& read) {
     violated(Property::kExpired, describe(read, value.commit, value.commit));
   }
   if (read.cursor_of == nullptr) return;
-  if (is_excused(read)) {
+  if (is_excused(read, epoch_after)) {
     ++excused_;
     return;
   }
-  check_own(read, value.commit);
-  check_versions(read, value.commit);
-  check_followed(read, value.commit);
+  if (epoch_after == read.epoch) {  // else it is not known of which epoch this was
+    check_own(read, value.commit);
+    check_versions(read, value.commit);
+    check_followed(read, value.commit);
+  }
   if (read.fresh && read.lease_of == read.cursor_of) check_staleness(read, value.commit);
 }
 
 // Nothing is promised to who asks one server and follows another: of a split brain, or one that has
-// not taken over yet for who follows.
-bool Checker::is_excused(const Read& read) const {
+// not taken over yet for who follows. When the two differ, the next probe shows it; unless neither
+// had a log, for "no log" is no history.
+bool Checker::is_excused(const Read& read, std::uint64_t epoch_after) const {
   const Answers& answers = hosts_[read.host].answers[read.key];
-  return excuses && answers.epoch == read.epoch && are_others(answers.servers, *read.cursor_of);
+  const bool of_this_epoch = answers.epoch == read.epoch || answers.epoch == epoch_after;
+  return excuses && of_this_epoch && are_others(answers.servers, *read.cursor_of) &&
+         (read.lease_asked <= answers.time || answers.of_no_log);
 }
 
 bool Checker::are_others(std::uint64_t servers, const Server& followed) const {
@@ -75,16 +83,20 @@ bool Checker::are_others(std::uint64_t servers, const Server& followed) const {
   return (servers & (several_ | newer) & ~(1ull << followed.number)) != 0;
 }
 
-void Checker::keeps_answer(unsigned host, unsigned key, const Server& server, std::uint64_t epoch) {
+void Checker::keeps_answer(unsigned host, unsigned key, const Server& server, std::uint64_t epoch,
+                           bool of_no_log) {
   Answers& answers = hosts_[host].answers[key];
-  if (answers.epoch != epoch) answers = {epoch, 0};
+  if (answers.epoch != epoch) answers = {epoch, 0, 0, false};
   answers.servers |= 1ull << server.number;
+  answers.time = true_time;
+  answers.of_no_log |= of_no_log;
   if (server.is_one_of_several) several_ |= 1ull << server.number;
 }
 
 void Checker::check_staleness(const Read& read, CommitIndex commit) {
   if (commit == kNeverCommitted) return;
-  const auto& changes = read.lease_of->changes_of(read.key);
+  // A replica is no primary: who gets a lease from it rests on what it follows.
+  const auto& changes = read.lease_of->followed_primary().changes_of(read.key);
   auto newer = std::upper_bound(changes.begin(), changes.end(), commit);
   while (excuses && newer != changes.end() && !ledger_.commits[*newer].with_id()) ++newer;
   if (newer == changes.end()) return;
@@ -93,11 +105,21 @@ void Checker::check_staleness(const Read& read, CommitIndex commit) {
   if (stale > kLease) violated(Property::kStaleness, describe(read, commit, *newer));
 }
 
+// A replica that answered may have lacked a change without an id: no number tells.
+bool Checker::lagged_by(const Read& read, const Commit& newer) const {
+  const Answers& answers = hosts_[read.host].answers[read.key];
+  return !newer.with_id() && answers.epoch == read.epoch &&
+         are_others(answers.servers, *read.cursor_of);
+}
+
 void Checker::check_versions(const Read& read, CommitIndex commit) {
   Seen& seen = hosts_[read.host].seen[read.key];
   const auto& changes = read.cursor_of->changes_of(read.key);
-  if (seen.epoch == read.epoch && seen.of == read.cursor_of && seen.commit != kNeverCommitted &&
-      commit < seen.commit && contains(changes, seen.commit) && contains(changes, commit)) {
+  const bool comparable =
+      !excuses || seen.commit == kNeverCommitted || !lagged_by(read, ledger_.commits[seen.commit]);
+  if (comparable && seen.epoch == read.epoch && seen.of == read.cursor_of &&
+      seen.commit != kNeverCommitted && commit < seen.commit && contains(changes, seen.commit) &&
+      contains(changes, commit)) {
     violated(Property::kVersions, describe(read, commit, seen.commit));
   }
   seen = {read.epoch, commit, read.cursor_of};
@@ -113,7 +135,6 @@ void Checker::completed(unsigned host, unsigned key, CommitIndex commit, const S
 void Checker::check_own(const Read& read, CommitIndex commit) {
   const Own& own = hosts_[read.host].own[read.key];
   if (own.commit == kNeverCommitted || commit == kNeverCommitted || commit >= own.commit) return;
-  if (excuses && own.epoch != read.epoch) return;
   // What Redis lost again was never promised.
   if (!contains(read.cursor_of->changes_of(read.key), own.commit)) return;
   if (are_others(1ull << own.at->number, *read.cursor_of)) return;
@@ -129,7 +150,16 @@ bool Checker::is_comparable(const Read& read) const {
   return began == 0 || (!read.cursor.none() && Ledger::commit_of(read.cursor) >= began);
 }
 
+void Checker::followed(unsigned host, unsigned key, CommitIndex commit) {
+  CommitIndex& last = hosts_[host].followed[key];
+  last = std::max(last, commit + 1);
+}
+
 void Checker::check_followed(const Read& read, CommitIndex commit) {
+  const CommitIndex told = hosts_[read.host].followed[read.key];
+  if (told != 0 && commit + 1 < told && commit != kNeverCommitted) {
+    violated(Property::kFollowed, describe(read, commit, told - 1));
+  }
   if (read.cursor.none()) return;
   const CommitIndex cursor = Ledger::commit_of(read.cursor);
   if (!read.cursor_of->has_logged(cursor)) return;
@@ -140,21 +170,41 @@ void Checker::check_followed(const Read& read, CommitIndex commit) {
   violated(Property::kFollowed, describe(read, commit, *(followed - 1)));
 }
 
+void Checker::heard_plain(unsigned host, std::uint64_t epoch) {
+  Heard& plain = hosts_[host].plain;
+  if (plain.epoch != epoch) plain = {epoch, true_time};
+}
+
+// Nothing in the log tells of a change without an id. When its event is lost, or Redis loses it, a
+// host notices only if it has heard of such peers in this epoch before: then it flushes after each
+// interruption.
+bool Checker::is_untold(unsigned host, std::uint64_t epoch, CommitIndex commit) const {
+  const Commit& change = ledger_.commits[commit];
+  const Heard& plain = hosts_[host].plain;
+  return !change.with_id() && !(plain.epoch == epoch && plain.time <= change.time);
+}
+
 void Checker::healed(unsigned host, unsigned key, std::uint64_t epoch,
                      std::optional<std::string> holds, Server& redis) {
   if (!holds) return;
   const auto number = ledger_.number_of(key, *holds);
   if (number && (*number == redis.held(key) || *number == redis.evicted(key))) return;
-  const Answers& answers = hosts_[host].answers[key];
-  if (excuses && answers.epoch == epoch && are_others(answers.servers, redis)) {
-    ++excused_;
-    return;
-  }
   const CommitIndex held = number ? ledger_.value(*number).commit : kNeverCommitted;
   const auto& changes = redis.changes_of(key);
   const auto newer = std::upper_bound(changes.begin(), changes.end(), held);
-  if (excuses && plain_events_lost && newer != changes.end() &&
-      !ledger_.commits[*newer].with_id()) {
+  // Nor does a number tell that who answered was a replica that lagged by such a change.
+  const Answers& answers = hosts_[host].answers[key];
+  const bool from_another = answers.epoch == epoch && are_others(answers.servers, redis);
+  // "No log" is no history either.
+  if (excuses && from_another && answers.of_no_log) {
+    ++excused_;
+    return;
+  }
+  const bool overwritten_untold =
+      newer != changes.end() &&
+      (is_untold(host, epoch, *newer) || (from_another && !ledger_.commits[*newer].with_id()));
+  const bool lost_again = held != kNeverCommitted && !contains(changes, held);
+  if (excuses && (overwritten_untold || (lost_again && is_untold(host, epoch, held)))) {
     ++excused_;
     return;
   }

@@ -51,20 +51,25 @@ class Checker {
     std::uint64_t epoch = 0;
     ChangeId cursor;                    // all of these as they were before the read
     const Server* lease_of = nullptr;   // who answered the probe that gave the lease
+    Time lease_asked = 0;               // when that probe was sent
     const Server* cursor_of = nullptr;  // whose changes the cursor follows
   };
-  void read(const Read& read);
+  // `epoch_after`: the epoch was raised meanwhile, when it is another.
+  void read(const Read& read, std::uint64_t epoch_after);
   // The host's own change has been told to its caller.
   void completed(unsigned host, unsigned key, CommitIndex commit, const Server& server,
                  std::uint64_t epoch);
+  // The host has applied the event of this change. For one that has a cursor, that tells.
+  void followed(unsigned host, unsigned key, CommitIndex commit);
   // A worker keeps an answer of this server.
-  void keeps_answer(unsigned host, unsigned key, const Server& server, std::uint64_t epoch);
+  void keeps_answer(unsigned host, unsigned key, const Server& server, std::uint64_t epoch,
+                    bool of_no_log = false);
 
   // `holds`: what the host's table has of `key`.
   void healed(unsigned host, unsigned key, std::uint64_t epoch, std::optional<std::string> holds,
               Server& redis);
-  // Events without ids may have been lost, of which nothing tells.
-  bool plain_events_lost = false;
+  // The host heard of a change without an id.
+  void heard_plain(unsigned host, std::uint64_t epoch);
   void violated(Property property, std::string what);
 
   const std::vector<Violation>& violations() const { return violations_; }
@@ -86,21 +91,31 @@ class Checker {
   struct Answers {
     std::uint64_t epoch = 0;
     std::uint64_t servers = 0;  // bit i: server i
+    Time time = 0;              // of the last
+    bool of_no_log = false;     // one of them
   };
   struct Own {
     CommitIndex commit = kNeverCommitted;
     const Server* at = nullptr;
     std::uint64_t epoch = 0;
   };
+  struct Heard {
+    std::uint64_t epoch = 0;
+    Time time = 0;
+  };
   struct OfHost {
+    Heard plain;  // the first in its epoch
     std::array<Seen, kKeys> seen;
     std::array<Own, kKeys> own;
     std::array<Answers, kKeys> answers;
+    std::array<CommitIndex, kKeys> followed{};  // behind the change; 0: none
   };
 
-  bool is_excused(const Read& read) const;
+  bool is_excused(const Read& read, std::uint64_t epoch_after) const;
   bool are_others(std::uint64_t servers, const Server& followed) const;
   bool is_comparable(const Read& read) const;
+  bool lagged_by(const Read& read, const Commit& newer) const;
+  bool is_untold(unsigned host, std::uint64_t epoch, CommitIndex commit) const;
   void check_staleness(const Read& read, CommitIndex commit);
   void check_versions(const Read& read, CommitIndex commit);
   void check_own(const Read& read, CommitIndex commit);

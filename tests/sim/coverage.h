@@ -4,6 +4,8 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "src/sync/follower.h"
 
@@ -21,10 +23,23 @@ struct Transition {
 inline constexpr std::size_t kTransitions = 4 * 5 * 5 * 4;
 std::size_t index_of(const Transition& transition);
 std::string transition_name(std::size_t index);  // "following, probe: resubscribe, lost"
+// Can the state machine of follower.cc make it, as its inputs are given?
+bool is_possible(std::size_t index);
+
+// Inputs that no follower gets in a state, and why.
+struct NeverGiven {
+  std::string_view input;
+  std::string_view why;
+};
+const std::vector<NeverGiven>& never_given();
 
 struct Coverage {
   std::array<std::uint64_t, kTransitions> transitions{};
   std::array<std::uint64_t, sync::kRaiseReasons> raises{};
+
+  void add(const Coverage& other);
+  // Possible and never reached, or reached and not possible.
+  std::vector<std::string> unexpected() const;
 };
 
 }  // namespace larder::sim

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <deque>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,6 +39,7 @@ class Worker {
   bool is_calling() const { return call_.has_value(); }
   void crash();
   void resume();
+  std::string name() const;  // "host 1, worker 2"
 
   int stops = 0;
   unsigned generation = 0;  // of the process in this place
@@ -51,6 +53,8 @@ class Worker {
     std::uint64_t number = 0;
     bool holds_copy = false;
     std::uint64_t epoch = 0;  // of a clear
+    KeySet removed = 0;       // and by which change
+    CommitIndex removed_by = kNeverCommitted;
     std::optional<sync::Fill> fill;
     std::optional<sync::Change> change;
     std::uint64_t serial = 0;
@@ -90,6 +94,8 @@ class Leader {
   bool is_following() const { return follower_.is_following(); }
   Worker& process() { return process_; }
   // Who answers it; during a split brain the events may come from another.
+  // When the probe was sent that noted this.
+  Time probe_of(shm::CoarseTime noted) const;
   Server* server() { return commander_ == nullptr ? nullptr : &commander_->server(); }
 
   int stops = 0;
@@ -123,6 +129,7 @@ class Leader {
   void ask_if_quiet();
   void moment();
   FollowerState follower_state() const;
+  std::string name() const;
 
   Host& host_;
   Worker& process_;
@@ -138,8 +145,9 @@ class Leader {
   bool commander_is_ready_ = false;
   bool resigned_ = false;
   unsigned failures_ = 0;
-  std::uint64_t subscription_ = 0;         // counts them
-  std::deque<Time> asked_, resubscribed_;  // questions without an answer
+  std::uint64_t subscription_ = 0;                     // counts them
+  std::deque<Time> asked_, resubscribed_;              // questions without an answer
+  std::deque<std::pair<std::uint64_t, Time>> probes_;  // {what the coarse clock said, when}
   Time heard_ = 0;
   Time answered_ = 0;
 };
@@ -174,6 +182,7 @@ class Host {
   HostClock clock;
   std::deque<Worker> workers;
   const Server* lease_of = nullptr;   // who answered the probe that gave it
+  Time lease_asked = 0;               // when that was sent
   const Server* cursor_of = nullptr;  // whose changes it follows
   bool suspended = false;
   Time cut_off_until = 0;
@@ -185,9 +194,9 @@ class Host {
   void elect();
 
   std::vector<Connection*> connections_;
-  std::deque<Leader> leaders_;
-  Leader* leader_ = nullptr;  // the newest
-  Time leader_seen_ = 0;      // last running
+  std::list<Leader> leaders_;  // some are told while others are added
+  Leader* leader_ = nullptr;   // the newest
+  Time leader_seen_ = 0;       // last running
 };
 
 }  // namespace larder::sim

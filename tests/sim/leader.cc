@@ -51,6 +51,10 @@ class Leader::Effects final : public sync::Host {
   }
   sync::ApplyOutcome apply(const sync::Event& event) override {
     leader_.moment();
+    host_.world.tell([&] {
+      return leader_.name() + " applies " + std::string(action_name(event.action)) + " of " +
+             event.key + " " + event.value + " " + sync::to_string(event.id);
+    });
     return table_.apply(event);
   }
   void set_cursor(ChangeId id) override {
@@ -64,6 +68,7 @@ class Leader::Effects final : public sync::Host {
   void hear_without_id() override {
     leader_.moment();
     table_.hear_without_id();
+    host_.world.checker.heard_plain(host_.index, host_.epoch());
   }
   void raise_epoch(sync::RaiseReason reason) override {
     leader_.moment();
@@ -84,6 +89,7 @@ class Leader::Effects final : public sync::Host {
     leader_.moment();
     table_.extend_lease(asked);
     host_.lease_of = leader_.server();
+    host_.lease_asked = leader_.probe_of(asked);
   }
   void count(shm::Counter counter) override { table_.count(counter); }
   void log(LogLevel, std::string_view) override {}
@@ -124,12 +130,13 @@ void Leader::resume() {
 
 // The process may be stopped, replaced or killed here, in the middle of what it does.
 void Leader::moment() {
+  const bool is_scripted = static_cast<bool>(host_.world.interruption);
   if (host_.world.interrupts()) {
     ++stops;
     const bool lives_on = host_.stand_still(process_);
     --stops;
     host_.world.schedule.in(0, [this] { resume(); });
-    if (!lives_on || host_.world.random->once_in(4)) throw Killed();
+    if (!lives_on || (!is_scripted && host_.world.random->once_in(4))) throw Killed();
   }
   if (dead_) throw Killed();
 }
@@ -147,7 +154,12 @@ void Leader::turn() {
   if (state_ == State::kSubscribed) ask_if_quiet();
   if (!follower_.is_following()) return;
   effects_->table().repeat_cursor(follower_.cursor());
+  host_.cursor_of = server();
   probe();
+}
+
+std::string Leader::name() const {
+  return process_.name() + ", leading in term " + std::to_string(term_);
 }
 
 FollowerState Leader::follower_state() const {
@@ -172,6 +184,10 @@ void Leader::tell(FollowerInput what, Input input) {
   if (transition.next == Next::kResign) resigned_ = true;
   transition.after = follower_state();
   ++host_.world.coverage.transitions[index_of(transition)];
+  host_.world.tell([&] {
+    return name() + ": " + transition_name(index_of(transition)) + "; cursor " +
+           sync::to_string(follower_.cursor()) + ", epoch " + std::to_string(host_.epoch());
+  });
   act(transition.next);
 }
 
@@ -197,6 +213,8 @@ void Leader::probe() {
   const std::uint64_t ahead = follower_.ahead();
   const std::uint64_t asked_boot_ms = shm::now_ms();
   const shm::CoarseTime asked = shm::coarse_now();
+  probes_.emplace_back(asked.ms, true_time);
+  if (probes_.size() > 100) probes_.pop_front();
   ask([](const Server& server) { return server.probe(); },
       [this, &cures, ahead, asked_boot_ms, asked](sync::ProbeAnswer answer) {
         answer.asked_boot_ms = asked_boot_ms;
@@ -206,6 +224,13 @@ void Leader::probe() {
         note_redis_clock(answer.redis_unix_ms, asked_boot_ms);
         tell(FollowerInput::kProbe, [&] { return follower_.probe(answer); });
       });
+}
+
+// The earliest, if several read the same.
+Time Leader::probe_of(shm::CoarseTime noted) const {
+  const auto found = std::find_if(probes_.begin(), probes_.end(),
+                                  [&](const auto& probe) { return probe.first == noted.ms; });
+  return found == probes_.end() ? 0 : found->second;
 }
 
 void Leader::read_log() {
@@ -232,7 +257,12 @@ void Leader::refetch(std::string_view name) {
   const sync::Fill fill(host_.table, name);
   ask([key](Server& server) { return server.fetch(key); },
       [this, key, fill](const sync::Fetched& answer) {
-        host_.world.checker.keeps_answer(host_.index, key, commander_->server(), host_.epoch());
+        host_.world.tell([&] {
+          return this->name() +
+                 " is told: " + (answer.value ? *answer.value : key_name(key) + " is absent");
+        });
+        host_.world.checker.keeps_answer(host_.index, key, commander_->server(), host_.epoch(),
+                                         answer.last.none());
         fill.finish(host_.table, key_name(key), answer);
       });
 }

@@ -60,6 +60,7 @@ class Connection : public Subscriber {
   void cut(bool loses_questions, bool loses_answers);
   // From now on nothing arrives, and nobody is told.
   void go_silent() { silent_ = true; }
+  bool is_silent() const { return silent_; }
   // Nothing arrives before `until`.
   void stall(Time until);
   // The client runs again.

@@ -186,7 +186,7 @@ void Server::plain_change(const ChangeOrder& order) {
   mirror();
 }
 
-void Server::plain_publish(const ChangeOrder& order, std::string_view sender) {
+void Server::plain_publish(const ChangeOrder& order, std::string_view sender, CommitIndex commit) {
   sync::Event event;
   event.action = order.action;
   event.sender = sender;
@@ -195,6 +195,7 @@ void Server::plain_publish(const ChangeOrder& order, std::string_view sender) {
     if (order.keys >> key & 1) event.key = key_name(key);
   }
   if (order.action == Action::kSet) event.value = ledger_.text(order.number);
+  if (commit != kNeverCommitted) event.id = {1, std::uint64_t{commit} + 1};
   publish_raw(event_head(event, WireFormat::kJson) + event_tail(event, WireFormat::kJson));
 }
 
@@ -223,7 +224,8 @@ void Server::flush_all() {
   data_ = Data();
   // Without a log nothing tells that it was emptied, as with an eviction.
   for (unsigned key = 0; key < kKeys && !before.has_log; ++key) {
-    data_.cells[key].evicted = before.cells[key].number;
+    const Cell& gone = before.cells[key];
+    data_.cells[key].evicted = gone.number != 0 ? gone.number : gone.evicted;
   }
   data_.changes = before.changes;
   data_.logged = before.logged;
@@ -273,6 +275,8 @@ void Server::forget_beyond(const Data& data) {
 
 void Server::become_replica_of(Server& primary, Time lag) {
   primary_ = false;
+  if (replicates_ != nullptr) std::erase(replicates_->replicas_, this);
+  replicates_ = &primary;
   primary.lag_ = lag;
   primary.replicas_.push_back(this);
   primary.mirror();
@@ -288,6 +292,7 @@ void Server::mirror() {
                    replica->changes_ = changes;
                    replica->logged_ = logged;
                    replica->log_began_ = began;
+                   replica->mirror();  // it may have replicas of its own
                  });
   }
 }

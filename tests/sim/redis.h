@@ -111,7 +111,10 @@ class Server {
   sync::ProbeAnswer probe() const;
   // A peer whose write and event are two commands.
   void plain_change(const ChangeOrder& order);
-  void plain_publish(const ChangeOrder& order, std::string_view sender);
+  // `commit`: named in an id, which such peers do not read, for a host that has no other means to
+  // know which change it follows.
+  void plain_publish(const ChangeOrder& order, std::string_view sender,
+                     CommitIndex commit = kNeverCommitted);
   void publish_raw(std::string payload);
 
   void subscribe(Subscriber* subscriber) { subscribers_.push_back(subscriber); }
@@ -135,6 +138,9 @@ class Server {
 
   // ---- for the checker ----
   bool is_primary() const { return primary_; }
+  const Server& followed_primary() const {
+    return primary_ || replicates_ == nullptr ? *this : replicates_->followed_primary();
+  }
   std::uint64_t held(unsigned key);  // the value's number; 0: none
   // It was there until Redis evicted it; 0: no such value.
   std::uint64_t evicted(unsigned key) const { return data_.cells[key].evicted; }
@@ -192,6 +198,7 @@ class Server {
   std::vector<CommitIndex> logged_;
   std::vector<Subscriber*> subscribers_;
   std::vector<Server*> replicas_;
+  Server* replicates_ = nullptr;
   Time lag_ = 0;
 };
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -10,6 +11,10 @@ constexpr Time kTimeout = 1000 * kMs;
 
 }  // namespace
 
+std::string Worker::name() const {
+  return "host " + std::to_string(host_.index) + ", worker " + std::to_string(index_);
+}
+
 // ---- calls, as src/cache.cc makes them ----------------------------------------------------------
 
 void Worker::get(unsigned key) {
@@ -21,19 +26,20 @@ void Worker::get(unsigned key) {
   read.epoch = host_.epoch();
   read.cursor = {host_.sync_words().cursor_seq.load(), host_.sync_words().cursor_nonce.load()};
   read.lease_of = host_.lease_of;
+  read.lease_asked = host_.lease_asked;
   read.cursor_of = host_.cursor_of;
 
-  const auto before = shm::Lease::of(host_.hot());
-  const bool stops_here = host_.world.interrupts();
-  if (stops_here && !host_.stand_still(*this)) return;
+  const bool lease_first = host_.world.options.cures.lease_read_before;
   std::string text;
-  const bool hit = host_.table.get(key_name(key), text);
+  const auto early = shm::Lease::of(host_.hot());
+  const bool was_hit = !lease_first && host_.table.get(key_name(key), text);
+  if (host_.world.interrupts() && !host_.stand_still(*this)) return;
+  const bool hit = lease_first ? host_.table.get(key_name(key), text) : was_hit;
   if (!hit) return fetch(key, false);
-  const auto after = shm::Lease::of(host_.hot());
   read.text = text;
-  read.fresh = (host_.world.options.cures.lease_read_before ? before : after).lasts();
-  // Read in another epoch than was noted, it is not to be compared.
-  if (host_.epoch() == read.epoch) host_.world.checker.read(read);
+  read.fresh = (lease_first ? early : shm::Lease::of(host_.hot())).lasts();
+  host_.world.tell([&] { return name() + " reads " + text + (read.fresh ? "" : ", stale"); });
+  host_.world.checker.read(read, host_.epoch());
   if (!read.fresh) fetch(key, true);
 }
 
@@ -43,13 +49,30 @@ void Worker::fetch(unsigned key, bool holds_copy) {
   call.holds_copy = holds_copy;
   call.fill.emplace(host_.table, key_name(key));
   begin(std::move(call));
+  if (host_.world.options.cures.fill_is_atomic) {
+    return ask([key](Server& server) { return server.fetch(key); },
+               [this](const sync::Fetched& answer) { fetched(answer); });
+  }
   ask([key](Server& server) { return server.fetch(key); },
-      [this](const sync::Fetched& answer) { fetched(answer); });
+      [this, key](sync::Fetched answer) {
+        ask([key](Server& server) { return server.fetch(key).last; },
+            [this, answer](shm::ChangeId last) {
+              sync::Fetched whole = answer;
+              whole.last = last;
+              fetched(whole);
+            });
+      });
 }
 
 void Worker::fetched(const sync::Fetched& answer) {
   const Call call = *std::exchange(call_, {});
-  host_.world.checker.keeps_answer(host_.index, call.key, connection->server(), host_.epoch());
+  host_.world.tell([&] {
+    return name() + " gets from server " + std::to_string(connection->server().number) + ": " +
+           (answer.value ? *answer.value : key_name(call.key) + " is absent") + ", log at " +
+           sync::to_string(answer.last);
+  });
+  host_.world.checker.keeps_answer(host_.index, call.key, connection->server(), host_.epoch(),
+                                   answer.last.none());
   call.fill->finish(host_.table, key_name(call.key), answer, call.holds_copy);
 }
 
@@ -87,6 +110,12 @@ void Worker::changed(const std::optional<sync::Written>& answer) {
   if (!answer) return fail();
   const Call call = *std::exchange(call_, {});
   Checker& checker = host_.world.checker;
+  host_.world.tell([&] {
+    return name() + " has " + (call.kind == Kind::kSet ? "set " : "removed ") + key_name(call.key) +
+           (call.kind == Kind::kSet ? "=" + std::to_string(call.number) : "") + " as " +
+           sync::to_string(answer->id) + " at server " +
+           std::to_string(connection->server().number);
+  });
   if (call.kind == Kind::kSet) {
     checker.keeps_answer(host_.index, call.key, connection->server(), host_.epoch());
     call.change->finish_set(host_.table, key_name(call.key), host_.world.ledger.text(call.number),
@@ -114,8 +143,10 @@ void Worker::clear() {
         order.action = Action::kDeleteMany;
         order.keys = found;
         ask([order](Server& server) { return server.change(order); },
-            [this](const std::optional<sync::Written>& answer) {
+            [this, found](const std::optional<sync::Written>& answer) {
               if (!answer) return fail();
+              call_->removed = found;
+              call_->removed_by = Ledger::commit_of(answer->id);
               order_clear();
             });
       });
@@ -132,8 +163,19 @@ void Worker::order_clear() {
 void Worker::cleared(const std::optional<sync::Written>& answer) {
   if (!answer) return fail();
   const Call call = *std::exchange(call_, {});
+  host_.world.tell([&] { return name() + " has cleared as " + sync::to_string(answer->id); });
   host_.table.raise_floor(call.epoch, answer->id.seq);
   if (host_.epoch() != call.epoch) (void)host_.table.raise_epoch();
+  // What Redis had was removed by the change before, or was set since.
+  const Server& server = connection->server();
+  const CommitIndex commit = Ledger::commit_of(answer->id);
+  for (unsigned key = 0; key < kOurKeys; ++key) {
+    const auto& changes = server.changes_of(key);
+    const bool was_absent = std::binary_search(changes.begin(), changes.end(), commit);
+    if (!was_absent && !(call.removed >> key & 1)) continue;
+    host_.world.checker.completed(host_.index, key, was_absent ? commit : call.removed_by, server,
+                                  host_.epoch());
+  }
 }
 
 // ---- a call that waits for Redis ----------------------------------------------------------------
@@ -169,6 +211,7 @@ void Worker::fail() {
   let_go();
   if (!call_) return;
   const Call call = *std::exchange(call_, {});
+  host_.world.tell([&] { return name() + " fails on " + key_name(call.key); });
   if (!host_.world.options.cures.failed_change_drops) return;
   if (call.kind == Kind::kClear) {
     (void)host_.table.raise_epoch();

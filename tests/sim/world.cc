@@ -1,6 +1,15 @@
 #include "tests/sim/world.h"
 
+#include <cinttypes>
+#include <cstdio>
+#include <utility>
+
 namespace larder::sim {
+
+void World::print(const std::string& sentence) {
+  std::printf("%7" PRIu64 ".%03" PRIu64 " ms  %s\n", true_time / kMs, true_time % kMs,
+              sentence.c_str());
+}
 
 Connection* World::connect(const int& stops) {
   Server* server = primary;
@@ -15,17 +24,23 @@ Connection* World::connect(const int& stops) {
 }
 
 bool World::interrupts() {
+  if (interruption && nesting_ == 0) return true;
   const unsigned turns = options.interrupt_once_in;
   return !is_calm && turns != 0 && nesting_ == 0 && random->once_in(turns);
 }
 
 void World::meanwhile() {
   ++nesting_;
-  const bool long_enough_to_be_replaced = random->once_in(4);
+  if (interruption) {
+    std::exchange(interruption, {})();
+    --nesting_;
+    return;
+  }
+  const bool long_enough_to_be_replaced = random->once_in(3);
   const unsigned steps = static_cast<unsigned>(random->between(1, 6));
   for (unsigned i = 0; i < steps; ++i) {
     if (other_step) other_step();
-    pass(random->below(long_enough_to_be_replaced ? 1500 * kMs : 20 * kMs));
+    pass(random->below(long_enough_to_be_replaced ? 2500 * kMs : 20 * kMs));
   }
   --nesting_;
 }
@@ -59,10 +74,11 @@ void World::fail_over(unsigned lost, Former former) {
   old.reachable = former != Former::kDead && random->percent(30);
 }
 
-void World::demote_isolated() {
+void World::unite() {
   for (Server& server : servers) {
-    if (&server == primary || !server.up || !server.is_primary()) continue;
-    server.become_replica_of(*primary, random->between(1, 50) * kMs);
+    if (&server == primary) continue;
+    server.reachable = false;  // its address is forgotten
+    if (server.up) server.become_replica_of(*primary, random->between(1, 50) * kMs);
   }
 }
 

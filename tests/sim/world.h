@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "tests/sim/checker.h"
@@ -23,6 +25,21 @@ struct Cures {
   bool failed_change_drops = true;
   bool lease_read_before = true;  // the copy
   bool ahead_from_asking = true;  // of a probe, not from its answer
+  bool fill_is_atomic = true;     // value and the log's end in one question
+};
+
+struct Cure {
+  std::string_view name;
+  bool Cures::*member;
+};
+inline constexpr Cure kCures[] = {
+    {"lease-from-asking", &Cures::lease_from_asking},
+    {"log-after-confirmation", &Cures::log_after_confirmation},
+    {"role-asked", &Cures::role_asked},
+    {"failed-change-drops", &Cures::failed_change_drops},
+    {"lease-read-before", &Cures::lease_read_before},
+    {"ahead-from-asking", &Cures::ahead_from_asking},
+    {"fill-is-atomic", &Cures::fill_is_atomic},
 };
 
 struct WorldOptions {
@@ -32,6 +49,7 @@ struct WorldOptions {
   std::size_t held_max_events = 16;
   unsigned pages_max = 4;
   unsigned interrupt_once_in = 400;  // moments inside a leader's or reader's steps; 0: never
+  bool tells = false;                // what happens, on stdout
 };
 
 class World {
@@ -59,24 +77,33 @@ class World {
   Server* primary = nullptr;
   std::deque<Connection> connections;
 
+  // `what()` is a sentence.
+  template <class What>
+  void tell(What what) const {
+    if (options.tells) print(what());
+  }
+
   // Something else happens now, in the middle of a step, while who takes it stands still. Not
   // within itself.
   void meanwhile();
   bool is_meanwhile() const { return nesting_ > 0; }
   // Is this moment to be interrupted?
   bool interrupts();
-  bool is_calm = false;              // nothing is interrupted any more
-  std::function<void()> other_step;  // what others do meanwhile
+  std::function<void()> interruption;  // the next moment is interrupted by this
+  bool is_calm = false;                // nothing is interrupted any more
+  std::function<void()> other_step;    // what others do meanwhile
 
   // ---- faults of the servers ----
   void restart(unsigned lost, Time down);
   enum class Former { kDead, kIsolated, kReplica };
   // A replica that lacks the last changes takes over.
   void fail_over(unsigned lost, Former former);
-  void demote_isolated();
+  // Whoever is left follows the primary.
+  void unite();
 
  private:
   void cut_all(const Server& server);
+  static void print(const std::string& sentence);
 
   int nesting_ = 0;
   Random own_random_;
