@@ -109,6 +109,7 @@ std::string layout_text() {
   FIELD(SyncWords, lease_term);
   FIELD(SyncWords, idless_epoch);
   FIELD(SyncWords, redis_clock_ms);
+  FIELD(SyncWords, answered_ms);
   TYPE(CounterBlock);
   TYPE(Place);
   FIELD(Place, state);

@@ -188,6 +188,8 @@ struct alignas(kCacheLine) SyncWords {
   Atomic<std::uint64_t> lease_term;     // of the leader that extended the lease last
   Atomic<std::uint64_t> idless_epoch;   // the last in which a change without an id was heard of
   Atomic<std::int64_t> redis_clock_ms;  // Redis' time minus CLOCK_BOOTTIME, in ms
+  // When the last probe was sent that Redis answered: CLOCK_MONOTONIC_COARSE, in ms.
+  Atomic<std::uint64_t> answered_ms;
 };
 
 // How many of the last changes are known by their exact ids, and how far ahead of the cursor a copy

@@ -4,7 +4,8 @@
 //   read    look in the segment; else note a sample, ask Redis, keep the answer under the sample
 //   change  note a sample, change Redis (which logs and announces it), then the copy here
 //   either  where the segment is closed, move over to the one that took its place, see shm/resize.h
-// A change that Redis refused, or did not answer, leaves no copy here and is not repeated.
+// A change that Redis refused, or did not answer, leaves no copy here and is not repeated. While
+// Redis is known to be gone, see sync/breaker.h, it is not asked: nothing happens then.
 #include "larder/cache.h"
 
 #include <limits.h>
@@ -258,6 +259,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     table().count(Counter::kSets);
     if (!client_) return set_local_only({name, value, deadline_after(ttl)});
 
+    if (!may_ask()) [[unlikely]]
+      return not_asked();
     shm::Table& table = this->table();
     const sync::Change change(table, name, ttl);
     const auto written = client_->set(name, value, ttl, announce);
@@ -274,6 +277,8 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     const std::string_view name = full_key(key);
     table().count(Counter::kRemoves);
     if (!client_) return drop(name) == Stored::kBusy ? busy() : Status();
+    if (!may_ask()) [[unlikely]]
+      return not_asked();
     shm::Table& table = this->table();
     const sync::Change change(table, name);
     const auto written = client_->remove(name);
@@ -288,6 +293,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (Status s = start(); !s.ok()) return s;
     table().count(Counter::kClears);
     if (!client_) return flush();
+    if (!may_ask()) return not_asked();
     const std::uint64_t epoch = epoch_of(table());
     if (options_.clear_scope == ClearScope::kDatabase) {
       return cleared(client_->clear_database(), epoch);
@@ -519,9 +525,10 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       case StaleReads::kVerify:
         break;
     }
+    if (!may_ask()) return serve_stale(lookup, {});
     Lookup held;
     std::swap(held, lookup);
-    Status asked = fetch(name, lookup, true);
+    Status asked = fetch_now(name, lookup, true);
     if (asked.code() != Code::kUnavailable) return asked;
     std::swap(held, lookup);
     return serve_stale(lookup, std::move(asked));
@@ -542,6 +549,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   // `holds_copy`: one is here, but is not to be trusted.
   [[gnu::noinline]] Status fetch(std::string_view name, Lookup & lookup, bool holds_copy = false) {
+    return may_ask() ? fetch_now(name, lookup, holds_copy) : not_asked();
+  }
+  Status fetch_now(std::string_view name, Lookup & lookup, bool holds_copy) {
     shm::Table& table = this->table();
     const sync::Fill fill(table, name);
     auto fetched = client_->fetch(name);
@@ -593,6 +603,18 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return {Code::kBusy,
             "a part of the segment was held by another process for longer than "
             "lock_timeout; the key is a miss until that part was emptied"};
+  }
+
+  // False while Redis is known to be gone. True is for one call, which is then to be made.
+  bool may_ask() {
+    const shm::SyncWords& words = table().segment().superblock().sync;
+    return client_->breaker().admits(words.answered_ms.load(std::memory_order_relaxed));
+  }
+  Status not_asked() {
+    table().count(Counter::kRemoteErrors);
+    return {Code::kUnavailable,
+            "Redis was not asked, and nothing was changed: it did not answer a moment ago, and is "
+            "tried again now and then, or once this host hears of it again"};
   }
 
   // It may or may not have happened: what is held of the key may be old now.

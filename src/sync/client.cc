@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <mutex>
 
+#include "shm/clock.h"
 #include "shm/fork.h"
 
 namespace larder::sync {
@@ -287,24 +288,31 @@ Client::Pool& Client::pool() {
 Deadline Client::deadline() const { return std::chrono::steady_clock::now() + options_.timeout; }
 
 // One command on one connection. `may_repeat`: it failed on a connection that had been idle and
-// closed at that moment.
+// closed at that moment. That says nothing about Redis; a time that ran out, or a new connection
+// that could not be made, does.
 Result<Reply> Client::attempt(const Arguments& command, Kind kind, Deadline deadline,
                               bool& may_repeat) {
+  const std::uint64_t began_ms = shm::coarse_now().ms;
   Pool& pool = this->pool();
   std::unique_ptr<Connection> connection = pool.take();
   const bool was_idle = connection != nullptr;
   if (!was_idle) {
     Result<std::unique_ptr<Connection>> opened =
         Connection::open(options_.endpoint, options_.login, deadline);
-    if (!opened) return opened.status();
+    if (!opened) {
+      if (opened.code() == Code::kUnavailable) breaker_.failed(began_ms);
+      return opened.status();
+    }
     connection = std::move(*opened);
     pool.note(*connection);
   }
   Result<Reply> reply = connection->command(command, deadline);
   if (reply) {
+    breaker_.answered();
     pool.give_back(std::move(connection));
     return reply;
   }
+  if (!connection->was_closed()) breaker_.failed(began_ms);
   const bool unknown = kind == Kind::kChange && connection->has_sent();
   may_repeat = was_idle && connection->was_closed() && !unknown;
   pool.retire(std::move(connection));

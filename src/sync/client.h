@@ -16,8 +16,8 @@
 #pragma once
 
 #include <hiredis/hiredis.h>
-#include <atomic>
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -30,6 +30,7 @@
 
 #include "larder/options.h"
 #include "larder/status.h"
+#include "src/sync/breaker.h"
 #include "src/sync/connection.h"
 #include "src/sync/endpoint.h"
 #include "src/sync/event.h"
@@ -115,6 +116,9 @@ class Client {
   Result<LogEnd> log_end();
   Status ping();
 
+  // Whether a call is worth it; to be asked before each. A call that is made all the same is made.
+  Breaker& breaker() noexcept { return breaker_; }
+
   const ClientOptions& options() const noexcept { return options_; }
   const std::string& log_key() const noexcept { return log_key_; }
 
@@ -140,6 +144,7 @@ class Client {
   const std::string log_key_;
   const std::string max_entries_;
   std::atomic<Pool*> pool_;  // this process's, once it has called
+  Breaker breaker_;
 };
 
 }  // namespace larder::sync

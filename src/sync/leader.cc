@@ -98,13 +98,14 @@ class Reign final : private SubscriptionListener {
     (void)subscription_.probe([this, ahead](ProbeAnswer answer) {
       answer.ahead = ahead;
       note_redis_clock(answer.redis_unix_ms, answer.asked_boot_ms);
+      words().answered_ms.store(answer.asked.ms, std::memory_order_relaxed);
       act(follower_.probe(answer));
     });
   }
 
   void note_redis_clock(std::int64_t redis_unix_ms, std::uint64_t asked_boot_ms) {
-    table_.segment().superblock().sync.redis_clock_ms.store(
-        redis_unix_ms - static_cast<std::int64_t>(asked_boot_ms), std::memory_order_relaxed);
+    words().redis_clock_ms.store(redis_unix_ms - static_cast<std::int64_t>(asked_boot_ms),
+                                 std::memory_order_relaxed);
   }
 
   // A Go peer's set: its value may already be old when it arrives, so Redis is asked.
@@ -117,6 +118,8 @@ class Reign final : private SubscriptionListener {
                                   if (answer) fill.finish(table_, name, *answer);
                                 });
   }
+
+  shm::SyncWords& words() { return table_.segment().superblock().sync; }
 
   shm::Table& table_;
   const std::string log_key_;
