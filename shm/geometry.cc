@@ -20,7 +20,8 @@ Geometry place_parts(Geometry g) {
   };
   g.places_offset = round_up(sizeof(Superblock), kCacheLine);
   g.loads_offset = g.places_offset + std::uint64_t{g.place_count} * sizeof(Place);
-  g.stripes_offset = round_up(g.loads_offset + std::uint64_t{g.load_count} * 8, kCacheLine);
+  g.journal_offset = round_up(g.loads_offset + std::uint64_t{g.load_count} * 8, kCacheLine);
+  g.stripes_offset = g.journal_offset + std::uint64_t{g.note_count} * sizeof(Note);
   g.guards_offset = after(g.stripes_offset, 1, sizeof(Stripe));
   g.buckets_offset = after(g.guards_offset, g.guards_per_stripe, sizeof(Guard));
   g.sketches_offset = after(g.buckets_offset, g.buckets_per_stripe, sizeof(Bucket));
@@ -76,6 +77,9 @@ Result<Geometry> plan_geometry(std::uint64_t bytes, std::uint64_t max_entries) {
   // A thousandth of the segment; two loads at a time meet by chance at one word in so many.
   g.load_count =
       static_cast<std::uint32_t>(std::bit_floor(std::clamp<std::uint64_t>(bytes >> 13, 64, 8192)));
+  // At most a sixtieth of the segment; of a usual one a two-hundredth.
+  g.note_count =
+      static_cast<std::uint32_t>(std::bit_floor(std::clamp<std::uint64_t>(bytes >> 14, 64, 2048)));
   g.stripe_count = stripes_for(bytes, max_entries);
   g.buckets_per_stripe = buckets_for(bytes, max_entries, g.stripe_count);
   while (g.buckets_per_stripe >> (g.index_halvings + 1) >= kLeastBuckets) ++g.index_halvings;

@@ -42,6 +42,7 @@ std::optional<EntryInfo> read_slot(Segment& segment, std::uint32_t stripe, Bucke
     info.epoch = entry->header.epoch();
     info.stripe = stripe;
     info.use = bucket.use[number].load(kRelaxed);
+    info.source = entry->header.source();
     info.live = is_current(entry->header, hot.epoch.load(kAcquire), hot.floor.load(kAcquire)) &&
                 !is_expired(entry->header);
     return info;
@@ -157,6 +158,14 @@ std::vector<PinInfo> pins(Segment& segment) {
   return all;
 }
 
+std::array<std::uint64_t, kSyncCounters> sync_counters(Segment& segment) {
+  std::array<std::uint64_t, kSyncCounters> counts;
+  for (std::size_t i = 0; i < kSyncCounters; ++i) {
+    counts[i] = segment.superblock().sync_counters.values[i].load(kRelaxed);
+  }
+  return counts;
+}
+
 LeaderInfo leader(Segment& segment) {
   const Superblock& block = segment.superblock();
   LeaderInfo info{};
@@ -171,6 +180,10 @@ LeaderInfo leader(Segment& segment) {
   info.epoch = block.hot.epoch.load(kAcquire) & ~kClosedEpoch;
   info.cursor = {block.sync.cursor_seq.load(kRelaxed), block.sync.cursor_nonce.load(kRelaxed)};
   info.head_seq = block.sync.head_seq.load(kRelaxed);
+  info.log_end_seq = block.sync.log_end_seq.load(kRelaxed);
+  const std::uint64_t answered = block.sync.answered_ms.load(kRelaxed);
+  const std::uint64_t now = coarse_now().ms;
+  info.answered_ms_ago = answered == 0 || answered > now ? UINT64_MAX : now - answered;
   const std::uint64_t floor = block.hot.floor.load(kRelaxed);
   info.floor_seq = floor >> 48 == (info.epoch & 0xffff) ? floor & kMaxSeq : 0;
   return info;
@@ -188,6 +201,14 @@ void for_each_entry(Segment& segment, const std::function<bool(const EntryInfo&)
       }
     }
   }
+}
+
+GuardInfo find_guard(Segment& segment, std::string_view key) {
+  const std::uint64_t hash = segment.hash(key);
+  const std::uint32_t stripe = stripe_of(segment.geometry(), hash);
+  const Guard& guard = segment.guard(stripe, guard_index(segment.geometry(), hash));
+  return {guard.epoch.load(kRelaxed), guard.seq.load(kRelaxed), guard.count.load(kRelaxed),
+          segment.stripe(stripe).bypass.load(kRelaxed) != 0};
 }
 
 std::optional<EntryInfo> find_entry(Segment& segment, std::string_view key, std::string& value) {

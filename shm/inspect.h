@@ -62,6 +62,9 @@ struct PinInfo {
 };
 std::vector<PinInfo> pins(Segment& segment);
 
+// What the leaders of this host met, by SyncCounter.
+std::array<std::uint64_t, kSyncCounters> sync_counters(Segment& segment);
+
 struct LeaderInfo {
   std::uint64_t term;
   std::uint32_t place;  // 0: there was none yet
@@ -72,7 +75,9 @@ struct LeaderInfo {
   std::uint64_t epoch;
   ChangeId cursor;
   std::uint64_t head_seq;
-  std::uint64_t floor_seq;  // 0: none in this epoch
+  std::uint64_t log_end_seq;      // that the last probe saw
+  std::uint64_t answered_ms_ago;  // since that probe was sent; UINT64_MAX: none was answered
+  std::uint64_t floor_seq;        // 0: none in this epoch
 };
 LeaderInfo leader(Segment& segment);
 
@@ -85,11 +90,20 @@ struct EntryInfo {
   std::uint32_t epoch;
   std::uint32_t stripe;
   std::uint16_t use;  // the policy's word
-  bool live;          // would be served: this epoch, above the floor, not expired
+  EntrySource source;
+  bool live;  // would be served: this epoch, above the floor, not expired
 };
 // Every entry that a slot points at, in no order; false stops. Entries that move meanwhile may be
 // missed or seen twice.
 void for_each_entry(Segment& segment, const std::function<bool(const EntryInfo&)>& visit);
+// What late replies for a key, and for those that share its guard, must not overwrite.
+struct GuardInfo {
+  std::uint64_t epoch;  // 0: of none
+  std::uint64_t seq;    // the highest change applied in that epoch
+  std::uint64_t count;  // changes without an id
+  bool bypassed;        // its stripe: readers miss there
+};
+GuardInfo find_guard(Segment& segment, std::string_view key);
 // One key, whatever its state, and its value.
 std::optional<EntryInfo> find_entry(Segment& segment, std::string_view key, std::string& value);
 

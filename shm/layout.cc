@@ -42,10 +42,34 @@ constexpr std::array<const char*, kCounters> kCounterNames = {
     "loads_taken_over",
     "load_waits",
 };
+
+constexpr std::array<const char*, kSyncCounters> kSyncCounterNames = {
+    "subscriptions",
+    "log_readings",
+    "gaps",
+    "replayed",
+    "raises_new",
+    "raises_log_lost",
+    "raises_diverged",
+    "raises_without_id",
+    "raises_behind",
+    "sets_applied",
+    "sets_old",
+    "sets_deferred",
+    "invalidations_applied",
+    "invalidations_old",
+    "invalidations_deferred",
+    "deletes_applied",
+    "deletes_old",
+    "deletes_deferred",
+};
 }  // namespace
 
 const char* counter_name(Counter counter) noexcept {
   return kCounterNames[static_cast<std::size_t>(counter)];
+}
+const char* sync_counter_name(SyncCounter counter) noexcept {
+  return kSyncCounterNames[static_cast<std::size_t>(counter)];
 }
 
 // Offsets of standard-layout members only; the compiler warns otherwise.
@@ -72,6 +96,7 @@ std::string layout_text() {
   FIELD(Superblock, hot);
   FIELD(Superblock, sync);
   FIELD(Superblock, history);
+  FIELD(Superblock, sync_counters);
   FIELD(Superblock, policy_words);
   FIELD(Superblock, pinners);
   FIELD(Superblock, departed);
@@ -86,8 +111,10 @@ std::string layout_text() {
   FIELD(Geometry, sketch_per_stripe);
   FIELD(Geometry, arena_granules);
   FIELD(Geometry, load_count);
+  FIELD(Geometry, note_count);
   FIELD(Geometry, places_offset);
   FIELD(Geometry, loads_offset);
+  FIELD(Geometry, journal_offset);
   FIELD(Geometry, stripes_offset);
   FIELD(Geometry, guards_offset);
   FIELD(Geometry, buckets_offset);
@@ -110,6 +137,8 @@ std::string layout_text() {
   FIELD(SyncWords, idless_epoch);
   FIELD(SyncWords, redis_clock_ms);
   FIELD(SyncWords, answered_ms);
+  FIELD(SyncWords, log_end_seq);
+  FIELD(SyncWords, noted);
   TYPE(CounterBlock);
   TYPE(Place);
   FIELD(Place, state);
@@ -122,6 +151,14 @@ std::string layout_text() {
   FIELD(Place, pins);
   FIELD(Place, counters);
   FIELD(Place, thread_counters);
+  TYPE(Note);
+  FIELD(Note, number);
+  FIELD(Note, what);
+  FIELD(Note, seq);
+  FIELD(Note, nonce);
+  FIELD(Note, unix_ms);
+  FIELD(Note, hash);
+  FIELD(Note, text);
   TYPE(Stripe);
   FIELD(Stripe, bypass);
   FIELD(Stripe, tick);
@@ -162,6 +199,8 @@ std::string layout_text() {
   out << "lock place " << kPlaceBits << " incarnation " << kIncarnationBits << "\n";
   out << "counters";
   for (const char* name : kCounterNames) out << " " << name;
+  out << "\nsync counters";
+  for (const char* name : kSyncCounterNames) out << " " << name;
   out << "\n";
   return out.str();
 }

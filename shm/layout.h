@@ -1,6 +1,7 @@
 // Everything that is stored in a segment, declared once.
 //
-//   superblock | processes | loads | stripes | guards | index (buckets) | sketches | maps | arenas
+//   superblock | processes | loads | journal | stripes | guards | index (buckets) | sketches | maps
+//   | arenas
 //
 // Rules: fixed-width integers, offsets from the segment's start, no pointers, no vtables. What the
 // words mean, who writes them and what a crash may leave: shm/README.md. `layout_text()` prints
@@ -89,6 +90,33 @@ struct CounterBlock {
 };
 static_assert(kCounters <= 32);
 
+// Derived. What the leaders of this host met; one block in the superblock, written by who leads.
+enum class SyncCounter : std::uint32_t {
+  kSubscriptions,  // that Redis confirmed
+  kLogReadings,    // from the cursor on: after each subscription, and for a gap
+  kGaps,           // what arrived, or what a probe saw, did not go on from the cursor
+  kReplayed,       // changes taken from the log
+  // Raises of the epoch, in the order of RaiseReason.
+  kRaisesNew,
+  kRaisesLogLost,
+  kRaisesDiverged,
+  kRaisesWithoutId,
+  kRaisesBehind,
+  // Events of one key each, in the order of Happening and EventOutcome; see journal.h.
+  kSetsApplied,
+  kSetsOld,
+  kSetsDeferred,
+  kInvalidationsApplied,
+  kInvalidationsOld,
+  kInvalidationsDeferred,
+  kDeletesApplied,
+  kDeletesOld,
+  kDeletesDeferred,
+  kCount
+};
+inline constexpr std::size_t kSyncCounters = static_cast<std::size_t>(SyncCounter::kCount);
+const char* sync_counter_name(SyncCounter counter) noexcept;  // "log_readings"
+
 // ---- lock words -------------------------------------------------------------------------------
 
 // A lock word: 0 free, else {waiters:1, incarnation:21, place:10}. Never a thread id: those
@@ -136,8 +164,10 @@ struct Geometry {
   std::uint32_t sketch_per_stripe;   // words of the policy's sketch; power of two
   std::uint32_t arena_granules;      // of one stripe; even
   std::uint32_t load_count;          // power of two
+  std::uint32_t note_count;          // of the journal; power of two
   std::uint64_t places_offset;
   std::uint64_t loads_offset;
+  std::uint64_t journal_offset;
   std::uint64_t stripes_offset;
   std::uint64_t guards_offset;
   std::uint64_t buckets_offset;
@@ -190,6 +220,8 @@ struct alignas(kCacheLine) SyncWords {
   Atomic<std::int64_t> redis_clock_ms;  // Redis' time minus CLOCK_BOOTTIME, in ms
   // When the last probe was sent that Redis answered: CLOCK_MONOTONIC_COARSE, in ms.
   Atomic<std::uint64_t> answered_ms;
+  Atomic<std::uint64_t> log_end_seq;  // that it told of
+  Atomic<std::uint64_t> noted;        // how many notes the journal was ever given
 };
 
 // How many of the last changes are known by their exact ids, and how far ahead of the cursor a copy
@@ -213,6 +245,7 @@ struct Superblock {
   HotWords hot;
   SyncWords sync;
   alignas(kCacheLine) Atomic<std::uint64_t> history[kHistory];
+  alignas(kCacheLine) CounterBlock sync_counters;
   PolicyShared policy_words;
   // Bit i: place i has pinned something since it was taken. Who frees a run looks at those places.
   alignas(kCacheLine) Atomic<std::uint64_t> pinners[kMaxPlaces / 64];
@@ -250,6 +283,22 @@ struct alignas(kCacheLine) Place {
 inline constexpr unsigned kLoadTagBits = 8;
 inline constexpr unsigned kLoadUntilBits = 24;
 inline constexpr unsigned kLoadUnitBits = 4;  // of milliseconds
+
+// ---- the journal ------------------------------------------------------------------------------
+
+inline constexpr std::size_t kNoteText = 80;
+
+// One thing that happened here; see journal.h.
+struct alignas(kCacheLine) Note {
+  Atomic<std::uint64_t> number;  // the note's and 1, written last; 0: being written
+  Atomic<std::uint64_t> what;    // {happening:8, outcome:8, text bytes:16, value bytes:32}
+  Atomic<std::uint64_t> seq;
+  Atomic<std::uint64_t> nonce;
+  Atomic<std::uint64_t> unix_ms;
+  Atomic<std::uint64_t> hash;  // of the text
+  Atomic<std::uint64_t> text[kNoteText / 8];
+};
+static_assert(sizeof(Note) == 128);
 
 // ---- stripes ----------------------------------------------------------------------------------
 
@@ -356,10 +405,19 @@ inline constexpr std::uint64_t kExpiresMax = (1ull << 40) - 1;
 //
 // Four words, each loaded once by a reader, so that they stay in registers:
 //   sizes  {lag:8, flags:8, key bytes:16, value bytes:32}; lag: base = reach seq - lag, as
-//          pack_lag() rounds it up, a lower base is safe; flags: none is defined yet
+//          pack_lag() rounds it up, a lower base is safe; flags: {spare:6, EntrySource:2}
 //   check  {low 32 bits of the epoch sampled before Redis was asked, checksum:32 of the rest}
 //   reach  {spare:16, seq:48} of the id that Redis answered; 0: none (local only)
 //   life   {low 24 bits of that id's nonce, CLOCK_BOOTTIME ms:40 or kNeverExpires}
+
+// How it came here, for people.
+enum class EntrySource : std::uint8_t {
+  kAlone,  // set on this host, without Redis
+  kFill,   // read from Redis
+  kOwn,    // set on this host
+  kEvent,  // set on another host, which announced it
+};
+
 struct EntryHeader {
   std::uint64_t sizes;
   std::uint64_t check;
@@ -368,6 +426,7 @@ struct EntryHeader {
 
   std::uint32_t value_bytes() const noexcept { return static_cast<std::uint32_t>(sizes); }
   std::uint16_t key_bytes() const noexcept { return static_cast<std::uint16_t>(sizes >> 32); }
+  EntrySource source() const noexcept { return static_cast<EntrySource>(sizes >> 48 & 3); }
   std::uint8_t lag() const noexcept { return static_cast<std::uint8_t>(sizes >> 56); }
   std::uint32_t checksum() const noexcept { return static_cast<std::uint32_t>(check); }
   std::uint32_t epoch() const noexcept { return static_cast<std::uint32_t>(check >> 32); }

@@ -93,6 +93,7 @@ class Segment {
   Place& place(std::uint32_t index) noexcept { return places_[index]; }
   // Of load leases, see load.h.
   Atomic<std::uint64_t>& claim_word(std::uint32_t index) noexcept { return loads_[index]; }
+  Note& note(std::uint32_t index) noexcept { return journal_[index]; }
   Stripe& stripe(std::uint32_t index) noexcept { return stripes_[index]; }
   Bucket& bucket(std::uint32_t stripe, std::uint32_t index) noexcept {
     return buckets_[std::uint64_t{stripe} * geometry_.buckets_per_stripe + index];
@@ -133,6 +134,7 @@ class Segment {
   std::uint64_t hash_seed_;
   Place* places_;
   Atomic<std::uint64_t>* loads_;
+  Note* journal_;
   Stripe* stripes_;
   Bucket* buckets_;
   Guard* guards_;

@@ -309,7 +309,10 @@ class Table::Impl {
       count(Counter::kStoresRefused);
       return Stored::kRefused;
     }
-    const Stamp stamp{sample.epoch, std::min(sample.base, reach.seq), reach};
+    const EntrySource source = alone        ? EntrySource::kAlone
+                               : own_change ? EntrySource::kOwn
+                                            : EntrySource::kFill;
+    const Stamp stamp{sample.epoch, std::min(sample.base, reach.seq), reach, source};
     return put(hold, record, hash, stamp, found) ? Stored::kStored : Stored::kTooLarge;
   }
 
@@ -376,7 +379,8 @@ class Table::Impl {
     }
     if (change.kind == Change::Kind::kSet) {
       const ChangeId cursor{sync_.cursor_seq.load(kRelaxed), sync_.cursor_nonce.load(kRelaxed)};
-      put(hold, change.record, hash, {epoch, cursor.seq, cursor}, std::nullopt);
+      put(hold, change.record, hash, {epoch, cursor.seq, cursor, EntrySource::kEvent},
+          std::nullopt);
     }
     return Applied::kApplied;
   }
@@ -418,7 +422,7 @@ class Table::Impl {
       }
     }
     if (change.kind == Change::Kind::kSet && !overtaken) {
-      put(hold, change.record, hash, {epoch, change.id.seq, change.id}, found);
+      put(hold, change.record, hash, {epoch, change.id.seq, change.id, EntrySource::kEvent}, found);
     } else if (found) {
       hold->erase(*found);
     }

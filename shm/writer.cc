@@ -215,8 +215,9 @@ void Writer::write_entry(std::uint32_t granule, const NewEntry& entry) {
   const auto& [key, hash, value, expires_ms, stamp] = entry;
   const std::uint64_t lag = stamp.reach.seq - std::min(stamp.reach.seq, stamp.base);
   EntryHeader header{};
-  header.sizes =
-      std::uint64_t{pack_lag(lag)} << 56 | std::uint64_t{key.size()} << 32 | value.size();
+  header.sizes = std::uint64_t{pack_lag(lag)} << 56 |
+                 static_cast<std::uint64_t>(stamp.source) << 48 | std::uint64_t{key.size()} << 32 |
+                 value.size();
   header.check = stamp.epoch << 32;
   header.reach = stamp.reach.seq & kMaxSeq;
   header.life = stamp.reach.nonce << 40 | std::min(expires_ms, kExpiresMax);

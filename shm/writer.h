@@ -34,6 +34,7 @@ struct Stamp {
   std::uint64_t epoch = 0;
   std::uint64_t base = 0;  // an event up to this seq is already contained
   ChangeId reach;          // the id that Redis answered
+  EntrySource source = EntrySource::kAlone;
 };
 
 struct NewEntry {

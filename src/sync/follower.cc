@@ -8,6 +8,7 @@
 namespace larder::sync {
 
 using shm::Counter;
+using shm::SyncCounter;
 
 namespace {
 
@@ -50,6 +51,7 @@ Follower::Follower(Host& host, FollowerOptions options, ChangeId cursor)
 
 Next Follower::subscribed() {
   if (!leading()) return Next::kResign;
+  host_.count(SyncCounter::kSubscriptions);
   return begin_reading();
 }
 
@@ -86,7 +88,10 @@ Next Follower::probe(const ProbeAnswer& answer) {
   if (!leading()) return Next::kResign;
   if (state_ != State::kFollowing) return Next::kNothing;
   if (!answer.is_primary) return resubscribe();
-  if (answer.ahead > answer.end.seq) return begin_reading();
+  if (answer.ahead > answer.end.seq) {
+    host_.count(SyncCounter::kGaps);
+    return begin_reading();
+  }
   if (has_followed(answer.end)) {
     awaited_.reset();
     extend_lease(answer.asked);
@@ -97,6 +102,7 @@ Next Follower::probe(const ProbeAnswer& answer) {
     return Next::kNothing;
   }
   awaited_.reset();
+  host_.count(SyncCounter::kGaps);
   return readings_in_vain_++ == 0 ? begin_reading() : resubscribe();
 }
 
@@ -131,6 +137,7 @@ Next Follower::resubscribe() {
 // What is held was published before the question is asked, so the answer contains it. Not so what
 // peers without ids sent: of that nothing tells whether it was lost.
 Next Follower::begin_reading() {
+  host_.count(SyncCounter::kLogReadings);
   state_ = State::kReading;
   forget_held();
   pages_ = 0;
@@ -152,6 +159,7 @@ Next Follower::replay(const LogPage& page) {
   }
   for (const LogPage::Row& row : std::span(page.rows).subspan(1)) {
     if (!follows(row.id, row.prev)) return begin_anew(RaiseReason::kLogLost, page.end);
+    host_.count(SyncCounter::kReplayed);
     if (const Next next = take_successor(as_event(row)); next != Next::kNothing) return next;
   }
   if (cursor_ == page.end) return follow_from(page.end);
@@ -259,6 +267,7 @@ Next Follower::take(const Event& event) {
     host_.count(Counter::kEventsOld);
     return Next::kNothing;
   }
+  host_.count(SyncCounter::kGaps);
   return begin_reading();
 }
 

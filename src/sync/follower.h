@@ -105,6 +105,7 @@ class Host {
   virtual void extend_lease(shm::CoarseTime asked) = 0;
 
   virtual void count(shm::Counter counter) = 0;
+  virtual void count(shm::SyncCounter counter) = 0;
   virtual void log(LogLevel level, std::string_view message) = 0;
 };
 

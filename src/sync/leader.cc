@@ -46,7 +46,9 @@ class Reign final : private SubscriptionListener {
         resign_(std::move(resign)),
         host_(table, term, options.lease, logger, [this](std::string_view key) { refetch(key); }),
         follower_(host_, options.follower, host_.cursor()),
-        subscription_(base, options.subscription, *this) {}
+        subscription_(base, options.subscription, *this) {
+    host_.note(shm::Happening::kElected);
+  }
 
   std::uint64_t term() const { return term_; }
   bool is_current() const { return table_.term_is_current(term_); }
@@ -64,11 +66,13 @@ class Reign final : private SubscriptionListener {
  private:
   void on_subscribed() override {
     logger_.log(LogLevel::kInfo, "subscribed");
+    host_.note(shm::Happening::kSubscribed);
     act(follower_.subscribed());
   }
   void on_message(std::string_view payload) override { act(follower_.message(payload)); }
   void on_lost(const Status& reason) override {
     logger_.log(LogLevel::kWarn, "subscription lost: " + reason.message());
+    host_.note(shm::Happening::kLost, reason.message());
     act(follower_.lost());
   }
 
@@ -99,6 +103,7 @@ class Reign final : private SubscriptionListener {
       answer.ahead = ahead;
       note_redis_clock(answer.redis_unix_ms, answer.asked_boot_ms);
       words().answered_ms.store(answer.asked.ms, std::memory_order_relaxed);
+      words().log_end_seq.store(answer.end.seq, std::memory_order_relaxed);
       act(follower_.probe(answer));
     });
   }

@@ -10,6 +10,37 @@ namespace larder::sync {
 using shm::Applied;
 using shm::Change;
 using shm::Counter;
+using shm::EventOutcome;
+using shm::Happening;
+using shm::SyncCounter;
+
+namespace {
+
+Happening happening_of(Action action) noexcept {
+  if (action == Action::kSet) return Happening::kSet;
+  return action == Action::kInvalidate ? Happening::kInvalidate : Happening::kDelete;
+}
+
+// The order of the counters.
+static_assert(static_cast<int>(SyncCounter::kDeletesDeferred) -
+                  static_cast<int>(SyncCounter::kSetsApplied) ==
+              static_cast<int>(Happening::kDelete) * static_cast<int>(shm::kEventOutcomes) +
+                  static_cast<int>(EventOutcome::kDeferred));
+static_assert(static_cast<std::size_t>(SyncCounter::kRaisesBehind) -
+                  static_cast<std::size_t>(SyncCounter::kRaisesNew) ==
+              kRaiseReasons - 1);
+
+SyncCounter counter_of(Happening happening, EventOutcome outcome) noexcept {
+  return static_cast<SyncCounter>(static_cast<std::size_t>(SyncCounter::kSetsApplied) +
+                                  static_cast<std::size_t>(happening) * shm::kEventOutcomes +
+                                  static_cast<std::size_t>(outcome));
+}
+SyncCounter counter_of(RaiseReason reason) noexcept {
+  return static_cast<SyncCounter>(static_cast<std::size_t>(SyncCounter::kRaisesNew) +
+                                  static_cast<std::size_t>(reason));
+}
+
+}  // namespace
 
 std::uint64_t local_deadline_ms(const shm::SyncWords& words,
                                 std::uint64_t expires_unix_ms) noexcept {
@@ -53,10 +84,13 @@ ApplyOutcome TableHost::apply(const Event& event) {
   }
   switch (table_.apply(change, term_)) {
     case Applied::kApplied:
+      note_event(event, EventOutcome::kApplied);
       return ApplyOutcome::kApplied;
     case Applied::kOld:
+      note_event(event, EventOutcome::kOld);
       return ApplyOutcome::kOld;
     case Applied::kDeferred:
+      note_event(event, EventOutcome::kDeferred);
       return ApplyOutcome::kDeferred;
     case Applied::kStaleTerm:
       break;
@@ -87,15 +121,21 @@ void TableHost::hear_without_id() {
 void TableHost::raise_epoch(RaiseReason reason) {
   const std::uint64_t epoch = table_.raise_epoch();
   history_.forget();
+  count(counter_of(reason));
+  note(Happening::kRaise, reason_name(reason));
   logger_.log(LogLevel::kInfo, "everything held was dropped, for events may have been missed (" +
                                    std::string(reason_name(reason)) + "); epoch " +
                                    std::to_string(epoch & ~shm::kClosedEpoch));
 }
 
-void TableHost::raise_floor(std::uint64_t seq) { table_.raise_floor(epoch(), seq); }
+void TableHost::raise_floor(std::uint64_t seq) {
+  table_.raise_floor(epoch(), seq);
+  journal_.note(Happening::kClear, EventOutcome::kApplied, {seq, 0}, {}, 0);
+}
 
 void TableHost::clear_all() {
   table_.raise_epoch();
+  note(Happening::kClear);
   table_.count(Counter::kClears);
 }
 
@@ -107,7 +147,22 @@ void TableHost::extend_lease(shm::CoarseTime asked) {
   words().lease_term.store(term_, std::memory_order_release);
 }
 
+void TableHost::note_event(const Event& event, EventOutcome outcome) noexcept {
+  const Happening happening = happening_of(event.action);
+  count(counter_of(happening, outcome));
+  journal_.note(happening, outcome, event.id, event.key, event.value.size());
+}
+
+void TableHost::note(Happening happening, std::string_view text) noexcept {
+  const std::uint64_t term = happening == Happening::kElected ? term_ : 0;
+  journal_.note(happening, EventOutcome::kApplied, {term, 0}, text, 0);
+}
+
 void TableHost::count(Counter counter) { table_.count(counter); }
+void TableHost::count(SyncCounter counter) {
+  auto& values = table_.segment().superblock().sync_counters.values;
+  values[static_cast<std::size_t>(counter)].fetch_add(1, std::memory_order_relaxed);
+}
 void TableHost::log(LogLevel level, std::string_view message) { logger_.log(level, message); }
 
 }  // namespace larder::sync

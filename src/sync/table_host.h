@@ -11,6 +11,7 @@
 
 #include "larder/logger.h"
 #include "shm/history.h"
+#include "shm/journal.h"
 #include "shm/table.h"
 #include "src/sync/follower.h"
 
@@ -23,6 +24,7 @@ class TableHost final : public Host {
             std::function<void(std::string_view)> refetch)
       : table_(table),
         history_(table.segment()),
+        journal_(table.segment()),
         term_(term),
         lease_(lease),
         logger_(logger),
@@ -32,6 +34,8 @@ class TableHost final : public Host {
   ChangeId cursor() noexcept;
   // Once more, in case a former leader that was stopped wrote its own when it woke up.
   void repeat_cursor(ChangeId id) noexcept;
+  // For the journal: what happened to the leader itself.
+  void note(shm::Happening happening, std::string_view text = {}) noexcept;
 
   bool leading() override;
   bool set_head(ChangeId id) override;
@@ -48,15 +52,18 @@ class TableHost final : public Host {
   void refetch(std::string_view key) override;
   void extend_lease(shm::CoarseTime asked) override;
   void count(shm::Counter counter) override;
+  void count(shm::SyncCounter counter) override;
   void log(LogLevel level, std::string_view message) override;
 
  private:
   shm::HotWords& hot() { return table_.segment().superblock().hot; }
   std::uint64_t epoch() { return hot().epoch.load(std::memory_order_acquire); }
+  void note_event(const Event& event, shm::EventOutcome outcome) noexcept;
   shm::SyncWords& words() { return table_.segment().superblock().sync; }
 
   shm::Table& table_;
   shm::History history_;
+  shm::Journal journal_;
   const std::uint64_t term_;
   const std::chrono::milliseconds lease_;
   Logger& logger_;

@@ -154,7 +154,10 @@ TEST_CASE("each part of a segment may be damaged on its own") {
         set_words(s, s.geometry().places_offset, s.geometry().loads_offset, 1000, r);
       },
       [](Segment& s, Random& r) {
-        set_words(s, s.geometry().loads_offset, s.geometry().stripes_offset, 1000, r);
+        set_words(s, s.geometry().loads_offset, s.geometry().journal_offset, 1000, r);
+      },
+      [](Segment& s, Random& r) {
+        set_words(s, s.geometry().journal_offset, s.geometry().stripes_offset, 1000, r);
       },
       [](Segment& s, Random& r) {
         set_words(s, s.geometry().stripes_offset, s.geometry().guards_offset, 30, r);

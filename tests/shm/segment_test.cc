@@ -105,6 +105,7 @@ void check_parts(const Geometry& g) {
   CHECK(g.buckets_per_stripe >= 2);
   CHECK((g.guards_per_stripe & (g.guards_per_stripe - 1)) == 0);
   CHECK((g.load_count & (g.load_count - 1)) == 0);
+  CHECK((g.note_count & (g.note_count - 1)) == 0);
   CHECK(g.arena_granules >= 2);
   CHECK(g.arena_granules % 2 == 0);
   CHECK(g.arena_granules <= kArenaMaxGranules);
@@ -116,6 +117,7 @@ void check_parts(const Geometry& g) {
       {0, sizeof(Superblock)},
       {g.places_offset, g.place_count * sizeof(shm::Place)},
       {g.loads_offset, g.load_count * sizeof(std::uint64_t)},
+      {g.journal_offset, g.note_count * sizeof(Note)},
       {g.stripes_offset, stripes * sizeof(Stripe)},
       {g.guards_offset, stripes * g.guards_per_stripe * sizeof(Guard)},
       {g.buckets_offset, stripes * g.buckets_per_stripe * sizeof(Bucket)},
@@ -298,8 +300,10 @@ TEST_CASE("every field of a damaged geometry is noticed") {
   TRY(sketch_per_stripe);
   TRY(arena_granules);
   TRY(load_count);
+  TRY(note_count);
   TRY(places_offset);
   TRY(loads_offset);
+  TRY(journal_offset);
   TRY(stripes_offset);
   TRY(guards_offset);
   TRY(buckets_offset);
@@ -323,9 +327,11 @@ TEST_CASE("a geometry whose arenas overflow 64 bits is refused") {
   g.sketch_per_stripe = 8;
   g.arena_granules = 1u << 30;
   g.load_count = 64;
+  g.note_count = 64;
   g.places_offset = (sizeof(Superblock) + kCacheLine - 1) / kCacheLine * kCacheLine;
   g.loads_offset = g.places_offset + g.place_count * sizeof(shm::Place);
-  g.stripes_offset = g.loads_offset + g.load_count * sizeof(std::uint64_t);
+  g.journal_offset = g.loads_offset + g.load_count * sizeof(std::uint64_t);
+  g.stripes_offset = g.journal_offset + g.note_count * sizeof(Note);
   g.guards_offset = g.stripes_offset + std::uint64_t{g.stripe_count} * sizeof(Stripe);
   g.buckets_offset = g.guards_offset + std::uint64_t{g.stripe_count} * 16 * sizeof(Guard);
   g.sketches_offset = g.buckets_offset + std::uint64_t{g.stripe_count} * 2 * sizeof(Bucket);

@@ -18,6 +18,7 @@ namespace larder::sync {
 namespace {
 
 using shm::Counter;
+using shm::SyncCounter;
 using Calls = std::vector<std::string>;
 
 ChangeId id(std::uint64_t seq, std::uint64_t branch = 7) { return {seq, seq == 0 ? 0 : branch}; }
@@ -60,6 +61,7 @@ class RecordingHost : public Host {
  public:
   Calls calls;
   std::map<Counter, int> counts;
+  std::map<SyncCounter, int> sync_counts;
   std::vector<std::string> logged;
   std::vector<std::string> held_keys;
   bool is_leader = true;
@@ -112,6 +114,7 @@ class RecordingHost : public Host {
     calls.push_back("lease " + std::to_string(asked.ms));
   }
   void count(Counter counter) override { ++counts[counter]; }
+  void count(SyncCounter counter) override { ++sync_counts[counter]; }
   void log(LogLevel, std::string_view message) override { logged.emplace_back(message); }
 };
 
@@ -509,6 +512,23 @@ TEST_CASE("a gap is filled from the log before anything else is applied") {
   CHECK(at.host.calls == Calls{"head 6-7", "invalidate k @6", "cursor 6-7", "head 7-7",
                                "invalidate k @7", "cursor 7-7", "head 8-7", "set k=v8 @8",
                                "cursor 8-7"});
+}
+
+TEST_CASE("what the leader meets is counted") {
+  At5 at;
+  auto& counts = at.host.sync_counts;
+  counts.clear();
+  (void)at.follower.message(change(7));
+  CHECK(counts[SyncCounter::kGaps] == 1);
+  CHECK(counts[SyncCounter::kLogReadings] == 1);
+  (void)at.follower.log_page(page(5, 7));
+  CHECK(counts[SyncCounter::kReplayed] == 2);
+  (void)at.follower.lost();
+  CHECK(counts[SyncCounter::kSubscriptions] == 0);
+  (void)at.follower.subscribed();
+  CHECK(counts[SyncCounter::kSubscriptions] == 1);
+  CHECK(counts[SyncCounter::kLogReadings] == 2);
+  CHECK(counts[SyncCounter::kGaps] == 1);  // to subscribe anew is no gap
 }
 
 TEST_CASE("however many events arrive after a gap, the log is asked for once") {
@@ -1055,6 +1075,7 @@ class ModelHost : public Host {
   void refetch(std::string_view) override { ++faults; }
   void extend_lease(shm::CoarseTime) override { ++leases; }
   void count(Counter) override {}
+  void count(SyncCounter) override {}
   void log(LogLevel, std::string_view) override {}
 
  private:

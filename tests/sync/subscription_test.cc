@@ -805,6 +805,7 @@ class Following : public SubscriptionListener, public Host {
   void refetch(std::string_view) override {}
   void extend_lease(shm::CoarseTime) override {}
   void count(shm::Counter) override {}
+  void count(shm::SyncCounter) override {}
   void log(LogLevel, std::string_view) override {}
 
  private:

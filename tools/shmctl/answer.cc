@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "shm/clock.h"
+#include "shm/inspect.h"
 
 namespace larder::tools {
 
@@ -104,6 +105,17 @@ std::string format_age(std::optional<std::uint64_t> ms) {
 }
 std::string format_ago(std::optional<std::uint64_t> ms) {
   return ms ? format_duration(*ms) + " ago" : "at an unknown time";
+}
+
+// ---- counters ---------------------------------------------------------------------------------
+
+std::vector<Count> sync_counts_of(shm::Segment& segment) {
+  const auto values = shm::sync_counters(segment);
+  std::vector<Count> counts;
+  for (std::size_t i = 0; i < shm::kSyncCounters; ++i) {
+    counts.push_back({shm::sync_counter_name(static_cast<shm::SyncCounter>(i)), values[i]});
+  }
+  return counts;
 }
 
 // ---- answers ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "shm/segment.h"
 #include "tools/shmctl/commands.h"
@@ -35,6 +36,15 @@ std::optional<std::uint64_t> ms_ago(std::uint64_t boottime_ms);
 
 std::string format_age(std::optional<std::uint64_t> ms);  // "3 h 12 min", "unknown"
 std::string format_ago(std::optional<std::uint64_t> ms);  // "3 h 12 min ago", "at an unknown time"
+
+// ---- counters ---------------------------------------------------------------------------------
+
+struct Count {
+  const char* name;
+  std::uint64_t value;
+};
+// What the leaders met.
+std::vector<Count> sync_counts_of(shm::Segment& segment);
 
 // ---- answers ----------------------------------------------------------------------------------
 

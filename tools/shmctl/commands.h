@@ -24,6 +24,7 @@ struct Arguments {
   std::string key;
   std::string prefix;
   std::int64_t limit = 0;  // 0: all
+  std::int64_t last = 0;
   std::uint64_t size = 0;  // bytes
   bool all = false;
   bool deep = false;
@@ -37,8 +38,10 @@ int info(const Arguments& arguments);
 int stat(const Arguments& arguments);
 int keys(const Arguments& arguments);
 int get(const Arguments& arguments);
+int explain(const Arguments& arguments);
 int procs(const Arguments& arguments);
 int leader(const Arguments& arguments);
+int watch(const Arguments& arguments);
 int check(const Arguments& arguments);
 int locks(const Arguments& arguments);
 int pins(const Arguments& arguments);

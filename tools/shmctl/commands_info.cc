@@ -64,16 +64,12 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
-struct Count {
-  const char* name;
-  std::uint64_t value;
-};
-
 std::vector<Count> geometry_of(const Segment& segment) {
   const shm::Geometry& g = segment.geometry();
   return {{"segment_bytes", g.segment_bytes},
           {"place_count", g.place_count},
           {"load_count", g.load_count},
+          {"note_count", g.note_count},
           {"stripe_count", g.stripe_count},
           {"buckets_per_stripe", g.buckets_per_stripe},
           {"slots_per_bucket", shm::kSlotsPerBucket},
@@ -83,6 +79,7 @@ std::vector<Count> geometry_of(const Segment& segment) {
           {"max_entries", g.max_entries},
           {"places_offset", g.places_offset},
           {"loads_offset", g.loads_offset},
+          {"journal_offset", g.journal_offset},
           {"stripes_offset", g.stripes_offset},
           {"buckets_offset", g.buckets_offset},
           {"guards_offset", g.guards_offset},
@@ -217,15 +214,20 @@ Json json_of_counters(const shm::Totals& totals) {
   return json;
 }
 
-void print_counters(const shm::Totals& totals) {
-  std::size_t width = 0;
+std::vector<Count> counts_of(const shm::Totals& totals) {
+  std::vector<Count> counts;
   for (std::size_t i = 0; i < shm::kCounters; ++i) {
-    width = std::max(width, std::strlen(shm::counter_name(static_cast<shm::Counter>(i))));
+    counts.push_back({shm::counter_name(static_cast<shm::Counter>(i)), totals.counters[i]});
   }
-  for (std::size_t i = 0; i < shm::kCounters; ++i) {
-    std::printf("%-*s  %12llu\n", static_cast<int>(width),
-                shm::counter_name(static_cast<shm::Counter>(i)),
-                static_cast<unsigned long long>(totals.counters[i]));
+  return counts;
+}
+
+void print_counters(const std::vector<Count>& counts) {
+  std::size_t width = 0;
+  for (const Count& count : counts) width = std::max(width, std::strlen(count.name));
+  for (const Count& count : counts) {
+    std::printf("%-*s  %12llu\n", static_cast<int>(width), count.name,
+                static_cast<unsigned long long>(count.value));
   }
 }
 
@@ -239,7 +241,7 @@ Json json_of_hit_ratio(const shm::Totals& totals) {
   return static_cast<double>(hits_of(totals)) / static_cast<double>(reads_of(totals));
 }
 
-Json json_of_stat(const Segment& segment, const shm::Totals& totals, const Health& found) {
+Json json_of_stat(Segment& segment, const shm::Totals& totals, const Health& found) {
   Json json = json_head(segment, exit_of(found));
   json["entries"] = totals.entries;
   json["processes"] = totals.processes;
@@ -250,6 +252,9 @@ Json json_of_stat(const Segment& segment, const shm::Totals& totals, const Healt
                      {"bypassed", found.bypassed_stripes}};
   json["space"] = json_of_space(space_of(segment, totals));
   json["counters"] = json_of_counters(totals);
+  for (const Count& count : sync_counts_of(segment)) {
+    json["sync_counters"][count.name] = count.value;
+  }
   json["degradations"] = health_lines(found);
   return json;
 }
@@ -261,17 +266,27 @@ std::string stripes_line(const Segment& segment, const Health& found) {
          std::to_string(found.bypassed_stripes) + " bypassed";
 }
 
-void print_stat(const Segment& segment, const shm::Totals& totals, const Health& found) {
+std::string in_sync_line(Segment& segment) {
+  const shm::LeaderInfo leader = shm::leader(segment);
+  if (leader.place == 0) return "alone (without Redis, or nobody has led yet)";
+  if (leader.lease_left_ms == 0) return "no: the lease is over";
+  return "yes, lease " + std::to_string(leader.lease_left_ms) + " ms left";
+}
+
+void print_stat(Segment& segment, const shm::Totals& totals, const Health& found) {
   Facts facts;
   facts.add("entries", std::to_string(totals.entries));
   facts.add("processes", std::to_string(totals.processes) + " attached");
+  facts.add("in sync", in_sync_line(segment));
   facts.add("hit ratio", format_share(hits_of(totals), reads_of(totals)) + " of local reads");
   facts.add("stripes", stripes_line(segment, found));
   facts.print(stdout);
   std::printf("\n");
   print_space(space_of(segment, totals));
   std::printf("\ncounters, of every process that ever attached\n");
-  print_counters(totals);
+  print_counters(counts_of(totals));
+  std::printf("\ncounters, of every leader that there was\n");
+  print_counters(sync_counts_of(segment));
   print_health(found);
 }
 

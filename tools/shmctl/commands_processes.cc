@@ -1,7 +1,9 @@
 // procs and leader: who works on a segment.
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -114,8 +116,18 @@ std::uint32_t pid_of(Segment& segment, const shm::LeaderInfo& leader) {
   return in_place ? leader.pid : 0;
 }
 
-void print_leader_json(const Segment& segment, const shm::LeaderInfo& leader, std::uint32_t pid,
-                       Alive leading) {
+// Changes that the log had at the last probe and that are not applied yet.
+std::uint64_t lag(const shm::LeaderInfo& leader) {
+  return leader.log_end_seq - std::min(leader.log_end_seq, leader.cursor.seq);
+}
+
+std::optional<std::uint64_t> answered_ms_ago(const shm::LeaderInfo& leader) {
+  if (leader.answered_ms_ago == UINT64_MAX) return std::nullopt;
+  return leader.answered_ms_ago;
+}
+
+void print_leader_json(const Segment& segment, const shm::LeaderInfo& leader,
+                       const std::vector<Count>& sync_counts, std::uint32_t pid, Alive leading) {
   Json json = json_head(segment, kFine);
   json["term"] = leader.term;
   json["place"] = leader.place;
@@ -128,7 +140,11 @@ void print_leader_json(const Segment& segment, const shm::LeaderInfo& leader, st
   json["epoch"] = leader.epoch;
   json["cursor"] = {{"seq", leader.cursor.seq}, {"nonce", std::to_string(leader.cursor.nonce)}};
   json["head_seq"] = leader.head_seq;
+  json["log_end_seq"] = leader.log_end_seq;
+  json["lag"] = lag(leader);
+  json["answered_ms_ago"] = json_or_null(answered_ms_ago(leader));
   json["floor_seq"] = leader.floor_seq;
+  for (const Count& count : sync_counts) json["counters"][count.name] = count.value;
   print_json(json);
 }
 
@@ -149,7 +165,8 @@ std::string cursor_line(const shm::ChangeId& cursor) {
   return std::to_string(cursor.seq) + "-" + std::to_string(cursor.nonce);
 }
 
-void print_leader(const shm::LeaderInfo& leader, std::uint32_t pid, Alive leading) {
+void print_leader(const shm::LeaderInfo& leader, const std::vector<Count>& sync_counts,
+                  std::uint32_t pid, Alive leading) {
   const auto number_or = [](std::uint64_t seq, const char* none) {
     return seq == 0 ? none : std::to_string(seq);
   };
@@ -166,7 +183,16 @@ void print_leader(const shm::LeaderInfo& leader, std::uint32_t pid, Alive leadin
   facts.add("cursor", cursor_line(leader.cursor));
   facts.add("head", number_or(leader.head_seq, "none"));
   facts.add("floor", number_or(leader.floor_seq, "none in this epoch"));
+  facts.add("redis",
+            leader.answered_ms_ago == UINT64_MAX
+                ? "has answered no probe yet"
+                : "answered a probe " + std::to_string(leader.answered_ms_ago) + " ms ago");
+  facts.add("lag", format_count(lag(leader), "change") + " behind the log's end at that probe");
   facts.print(stdout);
+  std::printf("\ncounters, of every leader that there was\n");
+  Facts counters;
+  for (const Count& count : sync_counts) counters.add(count.name, std::to_string(count.value));
+  counters.print(stdout);
 }
 
 }  // namespace
@@ -177,10 +203,11 @@ int leader(const Arguments& arguments) {
   const shm::LeaderInfo leader = shm::leader(*segment);
   const Alive leading = Liveness(*segment).leading();
   const std::uint32_t pid = pid_of(*segment, leader);
+  const std::vector<Count> sync_counts = sync_counts_of(*segment);
   if (arguments.json) {
-    print_leader_json(*segment, leader, pid, leading);
+    print_leader_json(*segment, leader, sync_counts, pid, leading);
   } else {
-    print_leader(leader, pid, leading);
+    print_leader(leader, sync_counts, pid, leading);
   }
   return kFine;
 }

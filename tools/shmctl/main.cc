@@ -24,7 +24,8 @@ constexpr const char* kFooter =
     "A key or name that starts with '-' goes after '--'.\n"
     "\n"
     "Exit status: 0 fine; 1 degraded (stripes bypassed or locked by the dead, views of the dead),\n"
-    "no such key, in use and so not removed or repaired, or no room to resize; 2 broken,\n"
+    "no such key or no hit, in use and so not removed or repaired, or no room to resize; 2 "
+    "broken,\n"
     "invariants are violated; 3 cannot attach, the message says why; 4 wrong usage, or the output\n"
     "could not be written.";
 
@@ -102,8 +103,23 @@ class Program {
     add_target(get).required();
     get.add_option("KEY", arguments_.key, "key, prefix included")->required();
 
+    CLI::App& explain =
+        add("explain", "what is known of a key, and what a read would do now", tools::explain);
+    add_target(explain).required();
+    explain.add_option("KEY", arguments_.key, "key, prefix included")->required();
+
     add_target(add("procs", "the attached processes", tools::procs));
     add_target(add("leader", "who applies the events of other hosts, and how far", tools::leader));
+
+    CLI::App& watch = add("watch", "events as they are applied, until interrupted", tools::watch);
+    add_target(watch);
+    watch.add_option("--prefix", arguments_.prefix, "only keys that start so");
+    watch.add_option("--limit", arguments_.limit, "ends after so many; 0: never")
+        ->check(CLI::Range(std::int64_t{0}, INT64_MAX))
+        ->capture_default_str();
+    watch.add_option("--last", arguments_.last, "begins with so many that there were")
+        ->check(CLI::Range(std::int64_t{0}, INT64_MAX))
+        ->capture_default_str();
 
     CLI::App& check =
         add("check", "walks everything and compares it with the invariants", tools::check);
