@@ -17,7 +17,7 @@
 
 namespace larder::sync {
 
-class TableHost final : public Host {
+class TableHost : public Host {
  public:
   // Writes under `term` only. `lease`: how long one lasts. `refetch` asks Redis for a key, later.
   TableHost(shm::Table& table, std::uint64_t term, std::chrono::milliseconds lease, Logger& logger,

@@ -22,6 +22,7 @@ class Server {
   const std::string& socket() const { return socket_; }
   // Memory it holds, from the kernel.
   std::uint64_t resident_bytes() const;
+  void signal(int number) const { child_.signal(number); }
 
  private:
   Server(const std::string& program, const std::vector<std::string>& arguments, std::string socket);
