@@ -127,10 +127,6 @@ Result<std::string> fresh_nonce() {
   }
 }
 
-std::string_view format_name(WireFormat format) {
-  return format == WireFormat::kMsgpack ? "msgpack" : "json";
-}
-
 // `text` as a glob that matches only itself.
 std::string glob_escaped(std::string_view text) {
   std::string pattern;
@@ -233,23 +229,46 @@ Result<ClientOptions> client_options(const Options& options, std::string node_id
   return result;
 }
 
-Result<Fetched> parse_fetched(const redisReply& reply) {
-  if (!is_array(reply, 4)) return unexpected_reply();
-  const redisReply& value = *reply.element[0];
-  const redisReply& left = *reply.element[1];
-  const Result<ChangeId> last = read_log_id(*reply.element[2]);
-  const Result<std::uint64_t> now = read_ms(*reply.element[3]);
+// The log's last row has its last id. Where somebody deleted rows it is an earlier one, which is as
+// safe. No MULTI, which Redis refuses when it is full, and no script, which costs half as much
+// again.
+std::vector<std::vector<std::string_view>> fetch_commands(std::string_view log_key,
+                                                          std::string_view key) {
+  return {{"XREVRANGE", log_key, "+", "-", "COUNT", "1"}, {"GET", key}, {"PTTL", key}};
+}
+
+namespace {
+
+Status take_last_id(const redisReply& rows, Fetched& fetched) {
+  if (is_array(rows, 0)) return {};
+  if (!is_array(rows, 1) || !is_array(*rows.element[0], 2)) return unexpected_reply();
+  const Result<ChangeId> last = read_log_id(*rows.element[0]->element[0]);
   if (!last) return last.status();
-  if (!now) return now.status();
-  if (left.type != REDIS_REPLY_INTEGER) return unexpected_reply();
-  if (value.type != REDIS_REPLY_NIL && !is_text(value)) return unexpected_reply();
-  Fetched fetched;
-  // -2: gone between the two questions; a miss, not a value without expiry.
-  if (is_text(value) && left.integer != -2) fetched.value = text_of(value);
-  fetched.ttl_ms = left.integer;
   fetched.last = *last;
-  fetched.redis_ms = *now;
-  return fetched;
+  return {};
+}
+
+Status take_value(const redisReply& value, Fetched& fetched) {
+  if (value.type == REDIS_REPLY_NIL) return {};
+  if (!is_text(value)) return unexpected_reply();
+  fetched.value = text_of(value);
+  return {};
+}
+
+Status take_life_left(const redisReply& left, Fetched& fetched) {
+  if (left.type != REDIS_REPLY_INTEGER) return unexpected_reply();
+  // -2: gone between the two questions; a miss, not a value without expiry.
+  if (left.integer == -2) fetched.value.reset();
+  fetched.ttl_ms = left.integer;
+  return {};
+}
+
+}  // namespace
+
+Status take_fetch_reply(std::size_t number, const redisReply& reply, Fetched& fetched) {
+  if (reply.type == REDIS_REPLY_ERROR) return status_of_error(text_of(reply));
+  if (number == 0) return take_last_id(reply, fetched);
+  return number == 1 ? take_value(reply, fetched) : take_life_left(reply, fetched);
 }
 
 // ---- the client -------------------------------------------------------------------------------
@@ -257,7 +276,7 @@ Result<Fetched> parse_fetched(const redisReply& reply) {
 Client::Client(ClientOptions options)
     : options_(std::move(options)),
       log_key_(sync::log_key(options_.channel)),
-      max_entries_(std::to_string(options_.log_max_entries)),
+      scripts_(options_.channel, options_.wire_format, options_.log_max_entries),
       pool_(new Pool(options_.idle_connections_max)) {}
 
 Client::~Client() {
@@ -287,11 +306,12 @@ Client::Pool& Client::pool() {
 
 Deadline Client::deadline() const { return std::chrono::steady_clock::now() + options_.timeout; }
 
-// One command on one connection. `may_repeat`: it failed on a connection that had been idle and
-// closed at that moment. That says nothing about Redis; a time that ran out, or a new connection
-// that could not be made, does.
-Result<Reply> Client::attempt(const Arguments& command, Kind kind, Deadline deadline,
-                              bool& may_repeat) {
+// One question on one connection: ask(connection). `may_repeat`: it failed on a connection that had
+// been idle and closed at that moment. That says nothing about Redis; a time that ran out, or a new
+// connection that could not be made, does.
+template <class Ask>
+auto Client::attempt(Ask ask, Kind kind, Deadline deadline, bool& may_repeat)
+    -> decltype(ask(std::declval<Connection&>())) {
   const std::uint64_t began_ms = shm::coarse_now().ms;
   Pool& pool = this->pool();
   std::unique_ptr<Connection> connection = pool.take();
@@ -306,25 +326,32 @@ Result<Reply> Client::attempt(const Arguments& command, Kind kind, Deadline dead
     connection = std::move(*opened);
     pool.note(*connection);
   }
-  Result<Reply> reply = connection->command(command, deadline);
-  if (reply) {
+  auto answer = ask(*connection);
+  if (answer) {
     breaker_.answered();
     pool.give_back(std::move(connection));
-    return reply;
+    return answer;
   }
   if (!connection->was_closed()) breaker_.failed(began_ms);
   const bool unknown = kind == Kind::kChange && connection->has_sent();
   may_repeat = was_idle && connection->was_closed() && !unknown;
   pool.retire(std::move(connection));
-  if (!unknown) return reply.status();
-  return {reply.code(), reply.status().message() + std::string(kOutcomeUnknown)};
+  if (!unknown) return answer.status();
+  return Status(answer.code(), answer.status().message() + std::string(kOutcomeUnknown));
+}
+
+template <class Ask>
+auto Client::ask(Ask ask, Kind kind, Deadline deadline) {
+  bool may_repeat = false;
+  auto answer = attempt(ask, kind, deadline, may_repeat);
+  if (!answer && may_repeat) answer = attempt(ask, kind, deadline, may_repeat);
+  return answer;
 }
 
 // The reply; an error reply becomes a Status, but for NOSCRIPT.
 Result<Reply> Client::run(const Arguments& command, Kind kind, Deadline deadline) {
-  bool may_repeat = false;
-  Result<Reply> reply = attempt(command, kind, deadline, may_repeat);
-  if (!reply && may_repeat) reply = attempt(command, kind, deadline, may_repeat);
+  Result<Reply> reply =
+      ask([&](Connection& redis) { return redis.command(command, deadline); }, kind, deadline);
   if (!reply) return reply;
   if ((*reply)->type == REDIS_REPLY_ERROR && !is_noscript(**reply)) {
     return status_of_error(text_of(**reply));
@@ -352,8 +379,7 @@ Result<Written> Client::change(const Script& script, std::span<const std::string
   const Result<std::string> nonce = fresh_nonce();
   if (!nonce) return nonce.status();
   const std::string head = event_head(event, options_.wire_format);
-  Arguments arguments{max_entries_, *nonce, options_.channel, format_name(options_.wire_format),
-                      head};
+  Arguments arguments{*nonce, head};
   arguments.insert(arguments.end(), more.begin(), more.end());
   const Result<Reply> reply = run_script(script, keys, arguments, Kind::kChange);
   if (!reply) return reply.status();
@@ -367,20 +393,16 @@ Status Client::check_key(std::string_view key) const {
 }
 
 Result<Fetched> Client::fetch(std::string_view key) {
-  const std::array<std::string_view, 2> keys{log_key_, key};
-  const Result<Reply> reply = run_script(fill_script(), keys, {}, Kind::kRead);
-  if (!reply) return reply.status();
-  return parse_fetched(**reply);
-}
-
-Result<Written> Client::write(const Event& event, std::string_view value,
-                              std::chrono::milliseconds ttl) {
-  if (Status status = check_key(event.key); !status.ok()) return status;
-  const char letter = log_letter(event.action);
-  const std::string ttl_ms = std::to_string(ttl.count());
-  const std::array<std::string_view, 2> keys{log_key_, event.key};
-  const std::array<std::string_view, 3> more{std::string_view(&letter, 1), value, ttl_ms};
-  return change(write_script(), keys, event, more);
+  const auto commands = fetch_commands(log_key_, key);
+  const Deadline until = deadline();
+  const auto replies =
+      ask([&](Connection& redis) { return redis.commands(commands, until); }, Kind::kRead, until);
+  if (!replies) return replies.status();
+  Fetched fetched;
+  for (std::size_t i = 0; i < replies->size(); ++i) {
+    if (Status s = take_fetch_reply(i, *(*replies)[i], fetched); !s.ok()) return s;
+  }
+  return fetched;
 }
 
 Result<Written> Client::set(std::string_view key, std::string_view value,
@@ -389,22 +411,30 @@ Result<Written> Client::set(std::string_view key, std::string_view value,
     return {Code::kInvalidArgument,
             "ttl of " + std::to_string(ttl.count()) + " ms; it is 0 (for ever) to 100 years"};
   }
+  if (Status status = check_key(key); !status.ok()) return status;
   Event event;
   event.key = key;
   event.sender = options_.sender;
   event.database = options_.login.database;
-  event.action = announce == Announce::kValue ? Action::kSet : Action::kInvalidate;
-  if (announce == Announce::kValue) event.value = value;
-  return write(event, value, ttl);
+  const bool with_value = announce == Announce::kValue;
+  event.action = with_value ? Action::kSet : Action::kInvalidate;
+  if (with_value) event.value = value;
+  const std::array<std::string_view, 2> keys{log_key_, key};
+  const std::string ttl_ms = std::to_string(ttl.count());
+  const std::array<std::string_view, 2> value_and_ttl{value, ttl_ms};
+  return change(with_value ? scripts_.set : scripts_.invalidate, keys, event,
+                std::span(value_and_ttl).first(ttl.count() == 0 ? 1 : 2));
 }
 
 Result<Written> Client::remove(std::string_view key) {
+  if (Status status = check_key(key); !status.ok()) return status;
   Event event;
   event.action = Action::kDelete;
   event.key = key;
   event.sender = options_.sender;
   event.database = options_.login.database;
-  return write(event, {}, {});
+  const std::array<std::string_view, 2> keys{log_key_, key};
+  return change(scripts_.remove, keys, event, {});
 }
 
 Result<Written> Client::delete_many(const std::vector<std::string>& keys) {
@@ -415,7 +445,7 @@ Result<Written> Client::delete_many(const std::vector<std::string>& keys) {
   event.keys = keys;
   Arguments log_and_keys{log_key_};
   log_and_keys.insert(log_and_keys.end(), keys.begin(), keys.end());
-  return change(delete_many_script(), log_and_keys, event, {});
+  return change(scripts_.delete_many, log_and_keys, event, {});
 }
 
 Status Client::delete_in_batches(std::vector<std::string> keys, Cleared& cleared) {
@@ -474,7 +504,7 @@ Result<Written> Client::clear_local_copies(std::string_view prefix) {
   event.prefix = prefix;
   const std::array<std::string_view, 1> keys{log_key_};
   const std::array<std::string_view, 1> more{prefix};
-  return change(clear_script(), keys, event, more);
+  return change(scripts_.clear, keys, event, more);
 }
 
 Result<Written> Client::clear_database() {
@@ -483,7 +513,7 @@ Result<Written> Client::clear_database() {
   event.sender = options_.sender;
   event.database = options_.login.database;
   const std::array<std::string_view, 1> keys{log_key_};
-  return change(clear_database_script(), keys, event, {});
+  return change(scripts_.clear_database, keys, event, {});
 }
 
 Result<LogEnd> Client::log_end() {

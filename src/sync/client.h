@@ -58,15 +58,18 @@ enum class Announce {
   kInvalidation,  // they drop their copy and read it when asked
 };
 
-// What Redis held under a key, and the log's end at that very moment.
+// What Redis held under a key, and an id that the log had reached by then.
 struct Fetched {
   std::optional<std::string> value;
-  std::int64_t ttl_ms = -1;    // left to live; -1: for ever. Without meaning when there is no value
-  ChangeId last;               // {0, 0}: the log is empty
-  std::uint64_t redis_ms = 0;  // Redis' clock
+  std::int64_t ttl_ms = -1;  // left to live; -1: for ever. Without meaning when there is no value
+  ChangeId last;             // {0, 0}: the log is empty
 };
-// Of fill_script. kUnavailable for what is no such reply.
-Result<Fetched> parse_fetched(const redisReply& reply);
+// What is asked for it, in one go. The log's end first: so the value has every change up to that,
+// and perhaps later ones, which its copy is then not said to have.
+std::vector<std::vector<std::string_view>> fetch_commands(std::string_view log_key,
+                                                          std::string_view key);
+// The answer to command `number` of them. kUnavailable for what is no such answer.
+Status take_fetch_reply(std::size_t number, const redisReply& reply, Fetched& fetched);
 
 // A change that Redis has made.
 struct Written {
@@ -130,19 +133,22 @@ class Client {
   Pool& pool();
   Deadline deadline() const;
   Result<Reply> run(const Arguments& command, Kind kind, Deadline deadline);
-  Result<Reply> attempt(const Arguments& command, Kind kind, Deadline deadline, bool& may_repeat);
+  template <class Ask>
+  auto ask(Ask ask, Kind kind, Deadline deadline);
+  template <class Ask>
+  auto attempt(Ask ask, Kind kind, Deadline deadline, bool& may_repeat)
+      -> decltype(ask(std::declval<Connection&>()));
   Result<Reply> run_script(const Script& script, std::span<const std::string_view> keys,
                            std::span<const std::string_view> arguments, Kind kind);
   Result<Written> change(const Script& script, std::span<const std::string_view> keys,
                          const Event& event, std::span<const std::string_view> more);
-  Result<Written> write(const Event& event, std::string_view value, std::chrono::milliseconds ttl);
   Status check_key(std::string_view key) const;
   Result<Written> delete_many(const std::vector<std::string>& keys);
   Status delete_in_batches(std::vector<std::string> keys, Cleared& cleared);
 
   const ClientOptions options_;
   const std::string log_key_;
-  const std::string max_entries_;
+  const ChangeScripts scripts_;
   std::atomic<Pool*> pool_;  // this process's, once it has called
   Breaker breaker_;
 };

@@ -278,8 +278,18 @@ Result<std::unique_ptr<Connection>> Connection::open(const Endpoint& endpoint, c
   if (!fd) return fd.status();
   std::unique_ptr<Connection> connection(new Connection(*fd, std::move(name)));
   if (connection->reader_ == nullptr) return {Code::kUnavailable, "out of memory"};
+  connection->wait_in_recv(milliseconds_left(deadline));
   if (Status status = connection->log_in(login, deadline); !status.ok()) return status;
   return connection;
+}
+
+// A call then waits in one system call instead of two, as long as it has so long to wait.
+void Connection::wait_in_recv(int timeout_ms) {
+  const timeval timeout{timeout_ms / 1000, timeout_ms % 1000 * 1000};
+  const int flags = fcntl(fd_, F_GETFL);
+  if (timeout_ms <= 0 || flags < 0) return;
+  if (setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) != 0) return;
+  if (fcntl(fd_, F_SETFL, flags & ~O_NONBLOCK) == 0) recv_timeout_ms_ = timeout_ms;
 }
 
 Status Connection::log_in(const Login& login, Deadline deadline) {
@@ -335,30 +345,46 @@ Status Connection::wait_for(short events, Deadline deadline) {
   return ready == 0 ? timed_out() : closed(error_text(errno));
 }
 
-Result<Reply> Connection::command(std::span<const std::string_view> arguments, Deadline deadline) {
-  has_sent_ = false;
-  was_closed_ = false;
-  std::vector<const char*> texts;
-  std::vector<std::size_t> sizes;
+namespace {
+
+// As Redis' protocol has it: how many, then each behind its length.
+void append_command(std::string& bytes, std::span<const std::string_view> arguments) {
+  bytes.append("*").append(std::to_string(arguments.size())).append("\r\n");
   for (const std::string_view argument : arguments) {
-    texts.push_back(argument.data() == nullptr ? "" : argument.data());
-    sizes.push_back(argument.size());
+    bytes.append("$").append(std::to_string(argument.size())).append("\r\n");
+    bytes.append(argument).append("\r\n");
   }
-  char* formatted = nullptr;
-  const int size = redisFormatCommandArgv(&formatted, static_cast<int>(texts.size()), texts.data(),
-                                          sizes.data());
-  if (size < 0) return {Code::kUnavailable, "out of memory for a command to Redis"};
-  const Status sent =
-      send_all(std::string_view(formatted, static_cast<std::size_t>(size)), deadline);
-  redisFreeCommand(formatted);
-  if (!sent.ok()) return sent;
+}
+
+}  // namespace
+
+Result<Reply> Connection::command(std::span<const std::string_view> arguments, Deadline deadline) {
+  std::string bytes;
+  append_command(bytes, arguments);
+  if (Status sent = send_all(bytes, deadline); !sent.ok()) return sent;
   return read_reply(deadline);
 }
 
+Result<std::vector<Reply>> Connection::commands(std::span<const std::vector<std::string_view>> all,
+                                                Deadline deadline) {
+  std::string bytes;
+  for (const auto& arguments : all) append_command(bytes, arguments);
+  if (Status sent = send_all(bytes, deadline); !sent.ok()) return sent;
+  std::vector<Reply> replies;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    Result<Reply> reply = read_reply(deadline);
+    if (!reply) return reply.status();
+    replies.push_back(std::move(*reply));
+  }
+  return replies;
+}
+
 Status Connection::send_all(std::string_view bytes, Deadline deadline) {
+  has_sent_ = false;
+  was_closed_ = false;
   while (!bytes.empty()) {
     if (is_past(deadline)) return timed_out();
-    const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent > 0) {
       has_sent_ = true;
       bytes.remove_prefix(static_cast<std::size_t>(sent));
@@ -380,16 +406,18 @@ Result<Reply> Connection::read_reply(Deadline deadline) {
     }
     if (parsed != nullptr) return Reply(static_cast<redisReply*>(parsed));
     if (is_past(deadline)) return timed_out();  // also for a peer that sends on and on
-    const ssize_t got = recv(fd_, buffer.data(), buffer.size(), 0);
+    const bool waits_in_recv = milliseconds_left(deadline) >= recv_timeout_ms_;
+    if (!waits_in_recv) {
+      if (Status status = wait_for(POLLIN, deadline); !status.ok()) return status;
+    }
+    const ssize_t got = recv(fd_, buffer.data(), buffer.size(), waits_in_recv ? 0 : MSG_DONTWAIT);
     if (got > 0) {
       if (redisReaderFeed(reader_, buffer.data(), static_cast<std::size_t>(got)) != REDIS_OK) {
         return {Code::kUnavailable, "out of memory for a reply of Redis"};
       }
     } else if (got == 0) {
       return closed("it was closed by the other side");
-    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      if (Status status = wait_for(POLLIN, deadline); !status.ok()) return status;
-    } else if (errno != EINTR) {
+    } else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
       return closed(error_text(errno));
     }
   }

@@ -10,10 +10,12 @@
 
 #include <hiredis/hiredis.h>
 
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "larder/status.h"
 #include "src/sync/endpoint.h"
@@ -47,18 +49,22 @@ class Connection {
 
   // Sends one command and reads its reply. A reply that is an error comes back as a reply.
   Result<Reply> command(std::span<const std::string_view> arguments, Deadline deadline);
+  // Sends some in one go and reads the reply of each.
+  Result<std::vector<Reply>> commands(std::span<const std::vector<std::string_view>> all,
+                                      Deadline deadline);
 
   // False once Redis has closed an idle connection, or left bytes that nobody asked for.
   bool is_usable() const noexcept;
-  // Since the last `command` began, may Redis have seen any of its bytes?
+  // Since the last call began, may Redis have seen any of its bytes?
   bool has_sent() const noexcept { return has_sent_; }
-  // The last `command` failed because the other side closed, not because time ran out.
+  // The last call failed because the other side closed, not because time ran out.
   bool was_closed() const noexcept { return was_closed_; }
   int descriptor() const noexcept { return fd_; }
 
  private:
   Connection(int fd, std::string name);
 
+  void wait_in_recv(int timeout_ms);
   Status log_in(const Login& login, Deadline deadline);
   Status send_all(std::string_view bytes, Deadline deadline);
   Result<Reply> read_reply(Deadline deadline);
@@ -69,6 +75,8 @@ class Connection {
   int fd_;
   std::string name_;  // the endpoint, for messages
   redisReader* reader_;
+  // Shorter waits are made with poll: recv might take longer than that.
+  int recv_timeout_ms_ = std::numeric_limits<int>::max();
   bool has_sent_ = false;
   bool was_closed_ = false;
 };

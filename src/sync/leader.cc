@@ -17,6 +17,7 @@
 #include "shm/clock.h"
 #include "shm/fd.h"
 #include "shm/os_error.h"
+#include "src/sync/client.h"
 #include "src/sync/exchange.h"
 #include "src/sync/link.h"
 #include "src/sync/scripts.h"
@@ -117,11 +118,14 @@ class Reign final : private SubscriptionListener {
   void refetch(std::string_view key) {
     const std::string name(key);
     const Fill fill(table_, name);
-    (void)subscription_.command({"EVAL", fill_script().text, "2", log_key_, name},
-                                [this, name, fill](const redisReply& reply) {
-                                  const auto answer = parse_fetched(reply);
-                                  if (answer) fill.finish(table_, name, *answer);
-                                });
+    const auto commands = fetch_commands(log_key_, name);
+    const auto answer = std::make_shared<Fetched>();
+    const auto failed = std::make_shared<bool>(false);
+    (void)subscription_.ask_each(
+        commands, [=, this, last = commands.size() - 1](std::size_t i, const redisReply& reply) {
+          if (!take_fetch_reply(i, reply, *answer).ok()) *failed = true;
+          if (i == last && !*failed) fill.finish(table_, name, *answer);
+        });
   }
 
   shm::SyncWords& words() { return table_.segment().superblock().sync; }

@@ -66,6 +66,34 @@ LogPage::Row parse_row(ChangeId id, std::span<redisReply* const> fields) {
   return row;
 }
 
+Status take_end(const redisReply& reply, ProbeAnswer& answer) {
+  const auto info = elements_of(reply);
+  for (std::size_t i = 0; i + 1 < info.size(); i += 2) {
+    if (text_of(*info[i]) != "last-generated-id") continue;
+    const auto end = parse_change_id(text_of(*info[i + 1]));
+    if (!end) return {Code::kUnavailable, std::string(kProbe) + ": " + end.status().message()};
+    answer.end = *end;
+    return {};
+  }
+  return strange(kProbe);
+}
+
+Status take_time(const redisReply& reply, ProbeAnswer& answer) {
+  const auto time = elements_of(reply);
+  const auto seconds = time.size() == 2 ? number_of(*time[0]) : std::nullopt;
+  const auto micros = time.size() == 2 ? number_of(*time[1]) : std::nullopt;
+  if (!seconds || !micros) return strange(kProbe);
+  answer.redis_unix_ms = *seconds * 1000 + *micros / 1000;
+  return {};
+}
+
+Status take_role(const redisReply& reply, ProbeAnswer& answer) {
+  const auto role = elements_of(reply);
+  if (role.empty()) return strange(kProbe);
+  answer.is_primary = text_of(*role[0]) == "master";
+  return {};
+}
+
 }  // namespace
 
 Result<LogPage> parse_log_page(const redisReply& reply) {
@@ -89,30 +117,17 @@ Result<LogPage> parse_log_page(const redisReply& reply) {
   return page;
 }
 
-Result<ProbeAnswer> parse_probe(const redisReply& reply) {
+std::vector<std::vector<std::string_view>> probe_commands(std::string_view log_key) {
+  return {{"XINFO", "STREAM", log_key}, {"TIME"}, {"ROLE"}};
+}
+
+Status take_probe_reply(std::size_t number, const redisReply& reply, ProbeAnswer& answer) {
+  const bool is_of_log = number == 0;
+  const bool no_log = is_of_log && text_of_error(reply).starts_with("ERR no such key");
+  if (no_log) return {};
   if (reply.type == REDIS_REPLY_ERROR) return error_of(kProbe, reply);
-  const auto parts = elements_of(reply);
-  if (parts.size() != 3) return strange(kProbe);
-  for (const redisReply* each : parts) {
-    const bool no_log = each == parts[1] && text_of_error(*each).starts_with("ERR no such key");
-    if (each->type == REDIS_REPLY_ERROR && !no_log) return error_of(kProbe, *each);
-  }
-  ProbeAnswer answer;
-  const auto role = elements_of(*parts[0]);
-  answer.is_primary = !role.empty() && text_of(*role[0]) == "master";
-  const auto info = elements_of(*parts[1]);
-  for (std::size_t i = 0; i + 1 < info.size(); i += 2) {
-    if (text_of(*info[i]) != "last-generated-id") continue;
-    const auto end = parse_change_id(text_of(*info[i + 1]));
-    if (!end) return {Code::kUnavailable, std::string(kProbe) + ": " + end.status().message()};
-    answer.end = *end;
-  }
-  const auto time = elements_of(*parts[2]);
-  const auto seconds = time.size() == 2 ? number_of(*time[0]) : std::nullopt;
-  const auto micros = time.size() == 2 ? number_of(*time[1]) : std::nullopt;
-  if (!seconds || !micros) return strange(kProbe);
-  answer.redis_unix_ms = *seconds * 1000 + *micros / 1000;
-  return answer;
+  if (is_of_log) return take_end(reply, answer);
+  return number == 1 ? take_time(reply, answer) : take_role(reply, answer);
 }
 
 }  // namespace larder::sync

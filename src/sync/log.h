@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "larder/status.h"
@@ -45,7 +46,11 @@ struct ProbeAnswer {
 // Of log_page_script. The reply's error, or kUnavailable for what is no such reply.
 Result<LogPage> parse_log_page(const redisReply& reply);
 
-// Of an EXEC of ROLE, XINFO STREAM, TIME; the words of the asking are the caller's.
-Result<ProbeAnswer> parse_probe(const redisReply& reply);
+// What a probe asks, in one go. The role last: who says that it is a primary was one, or had all
+// that it has as one, when it said where its log ends. No MULTI, which Redis refuses when it is
+// full.
+std::vector<std::vector<std::string_view>> probe_commands(std::string_view log_key);
+// The answer to command `number` of them. What the asking is about is the caller's.
+Status take_probe_reply(std::size_t number, const redisReply& reply, ProbeAnswer& answer);
 
 }  // namespace larder::sync

@@ -3,6 +3,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <cstdio>
 
 namespace larder::sync {
 namespace {
@@ -26,61 +27,74 @@ local function time_ms()
 end
 )lua";
 
-// An id beyond 2^48 - 1 comes from a stranger's XADD; the segment has no room for it.
+// The log's last row has its last id, and is had for a third of what XINFO costs; unless somebody
+// deleted rows, which XADD then refuses. An id beyond 2^48 - 1 comes from a stranger's XADD; the
+// segment has no room for it.
 constexpr std::string_view kChangePrelude = R"lua(
-local max_entries, nonce, channel, format, head = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local nonce, head = ARGV[1], ARGV[2]
+local id, prev
 
-local prev = last_id()
-local seq = tonumber(string.match(prev, '^(%d+)-')) + 1
-if seq > 281474976710655 then
-  return redis.error_reply('LARDERLOG the last id of ' .. log .. ' is beyond 2^48 - 1')
+local function add_row(letter, ...)
+  local done = redis.pcall('XADD', log, 'MAXLEN', '~', MAX_ENTRIES, id, 'a', letter, 'p', prev, ...)
+  return type(done) == 'table' and done.err and done
 end
-local id = string.format('%.0f-%s', seq, nonce)
 
-local function append(letter, ...)
-  redis.call('XADD', log, 'MAXLEN', '~', max_entries, id, 'a', letter, 'p', prev, ...)
+local function append_after(last, ...)
+  local seq = tonumber(string.match(last, '^(%d+)-')) + 1
+  if seq > 281474976710655 then
+    return redis.error_reply('LARDERLOG the last id of ' .. log .. ' is beyond 2^48 - 1')
+  end
+  id, prev = string.format('%.0f-%s', seq, nonce), last
+  return add_row(...)
+end
+
+local function append(...)
+  local row = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if row and not append_after(row[1], ...) then return nil end
+  return append_after(last_id(), ...)
 end
 
 local function publish(expires)
-  local tail
-  if format == 'msgpack' then
-    tail = cmsgpack.pack(id, prev, expires)
-  else
-    tail = ',"id":"' .. id .. '","prev":"' .. prev .. '"'
-    if expires ~= '' then tail = tail .. ',"expires_at":' .. expires end
-    tail = tail .. '}'
-  end
-  local outcome = redis.pcall('PUBLISH', channel, head .. tail)
+  local outcome = redis.pcall('PUBLISH', CHANNEL, head .. tail(id, prev, expires))
   if type(outcome) == 'table' then outcome = outcome.err end
   return {id, prev, outcome, expires}
 end
 )lua";
 
-constexpr std::string_view kFill = R"lua(
-local value = redis.call('GET', KEYS[2])
-local left_ms = redis.call('PTTL', KEYS[2])
-return {value, left_ms, last_id(), string.format('%.0f', time_ms())}
+constexpr std::string_view kJsonTail = R"lua(
+local function tail(id, prev, expires)
+  if expires ~= '' then expires = ',"expires_at":' .. expires end
+  return ',"id":"' .. id .. '","prev":"' .. prev .. '"' .. expires .. '}'
+end
 )lua";
 
-constexpr std::string_view kWrite = R"lua(
-local key, letter, value, ttl_ms = KEYS[2], ARGV[6], ARGV[7], ARGV[8]
-if letter ~= 'd' then
-  local kind = redis.call('TYPE', key).ok
-  if kind ~= 'none' and kind ~= 'string' then
-    return redis.error_reply('WRONGTYPE the key holds a ' .. kind .. ', not a string')
-  end
+constexpr std::string_view kMsgpackTail = R"lua(
+local tail = cmsgpack.pack
+)lua";
+
+constexpr std::string_view kSet = R"lua(
+local key, value, ttl_ms = KEYS[2], ARGV[3], ARGV[4]
+local kind = redis.call('TYPE', key).ok
+if kind ~= 'none' and kind ~= 'string' then
+  return redis.error_reply('WRONGTYPE the key holds a ' .. kind .. ', not a string')
 end
-append(letter, 'k', key)
+local refused = append(LETTER, 'k', key)
+if refused then return refused end
 local expires = ''
-if letter == 'd' then
-  redis.call('DEL', key)
-elseif ttl_ms == '0' then
-  redis.call('SET', key, value)
-else
+if ttl_ms then
   expires = string.format('%.0f', time_ms() + ttl_ms)
   redis.call('SET', key, value, 'PX', ttl_ms)
+else
+  redis.call('SET', key, value)
 end
 return publish(expires)
+)lua";
+
+constexpr std::string_view kRemove = R"lua(
+local refused = append('d', 'k', KEYS[2])
+if refused then return refused end
+redis.call('DEL', KEYS[2])
+return publish('')
 )lua";
 
 constexpr std::string_view kDeleteMany = R"lua(
@@ -89,23 +103,23 @@ for i = 2, #KEYS do
   named[#named + 1] = 'k'
   named[#named + 1] = KEYS[i]
 end
-append('m', unpack(named))
+local refused = append('m', unpack(named))
+if refused then return refused end
 redis.call('DEL', unpack(KEYS, 2))
 return publish('')
 )lua";
 
 constexpr std::string_view kClear = R"lua(
-append('c', 'k', ARGV[6])
-return publish('')
+return append('c', 'k', ARGV[3]) or publish('')
 )lua";
 
-// Appended before, so that a refusal (ACL, memory) comes while nothing is lost; and again after,
-// because the log itself went with the rest.
+// The row is added before, so that a refusal (ACL, memory) comes while nothing is lost; and again
+// after, because the log itself went with the rest.
 constexpr std::string_view kClearDatabase = R"lua(
-append('c', 'k', '')
+local refused = append('c', 'k', '')
+if refused then return refused end
 redis.call('FLUSHDB')
-append('c', 'k', '')
-return publish('')
+return add_row('c', 'k', '') or publish('')
 )lua";
 
 constexpr std::string_view kLogEnd = R"lua(
@@ -126,8 +140,15 @@ Script read_script(std::string_view body) {
   return make_script(std::string(kPrelude).append(body));
 }
 
-Script change_script(std::string_view body) {
-  return make_script(std::string(kPrelude).append(kChangePrelude).append(body));
+// As a string of Lua, whatever bytes it has.
+std::string lua_quoted(std::string_view text) {
+  std::string quoted = "'";
+  for (const char c : text) {
+    char escaped[5];
+    std::snprintf(escaped, sizeof escaped, "\\%03u", static_cast<unsigned char>(c));
+    quoted += escaped;
+  }
+  return quoted += '\'';
 }
 
 // ---- SHA-1 (FIPS 180-4) -----------------------------------------------------------------------
@@ -198,21 +219,28 @@ namespace {
 
 // Made when the library is loaded, not at first use: the guard of a static in a function would be
 // locked for ever in a child whose parent was just making it on another thread.
-const Script kFillScript = read_script(kFill);
-const Script kWriteScript = change_script(kWrite);
-const Script kDeleteManyScript = change_script(kDeleteMany);
-const Script kClearScript = change_script(kClear);
-const Script kClearDatabaseScript = change_script(kClearDatabase);
 const Script kLogEndScript = read_script(kLogEnd);
 const Script kLogPageScript = read_script(kLogPage);
 
 }  // namespace
 
-const Script& fill_script() { return kFillScript; }
-const Script& write_script() { return kWriteScript; }
-const Script& delete_many_script() { return kDeleteManyScript; }
-const Script& clear_script() { return kClearScript; }
-const Script& clear_database_script() { return kClearDatabaseScript; }
+ChangeScripts::ChangeScripts(std::string_view channel, WireFormat format,
+                             std::uint64_t log_max_entries) {
+  std::string shared = "local CHANNEL, MAX_ENTRIES = " + lua_quoted(channel) + ", " +
+                       std::to_string(log_max_entries) + "\n";
+  shared.append(kPrelude).append(format == WireFormat::kMsgpack ? kMsgpackTail : kJsonTail);
+  shared.append(kChangePrelude);
+  const auto letter = [](Action action) {
+    return std::string("local LETTER = '") + log_letter(action) + "'\n";
+  };
+  set = make_script(letter(Action::kSet).append(shared).append(kSet));
+  invalidate = make_script(letter(Action::kInvalidate).append(shared).append(kSet));
+  remove = make_script(shared + std::string(kRemove));
+  delete_many = make_script(shared + std::string(kDeleteMany));
+  clear = make_script(shared + std::string(kClear));
+  clear_database = make_script(shared + std::string(kClearDatabase));
+}
+
 const Script& log_end_script() { return kLogEndScript; }
 const Script& log_page_script() { return kLogPageScript; }
 

@@ -10,17 +10,19 @@
 //   k  the key; once for each key of `delete_many`; the prefix of `clear`
 //
 // Replies: every id is text, every time is text of milliseconds since 1970 in Redis' clock.
-// ACL: +subscribe +evalsha +eval +exists +type +xinfo +xadd +xrange +get +pttl +set +del +publish
-// +time +scan +ping +select +multi +exec +role, `~prefix*`, `~larder:log:channel`, `&channel`, and
-// +flushdb for the database scope.
+// ACL: +subscribe +evalsha +eval +exists +type +xinfo +xadd +xrange +xrevrange +get +pttl +set +del
+// +publish +time +scan +ping +select +multi +exec +role, `~prefix*`, `~larder:log:channel`,
+// `&channel`, and +flushdb for the database scope.
 //
-// Threads: constants, made when the library is loaded. Everything else here is a pure function.
+// Threads: constants. Everything else here is a pure function.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include "larder/options.h"
 #include "src/sync/event.h"
 
 namespace larder::sync {
@@ -30,25 +32,23 @@ struct Script {
   std::string sha1;  // hexadecimal, as EVALSHA wants it
 };
 
-// KEYS log, key. Replies {value or nil, PTTL, last id, time}.
-const Script& fill_script();
+// What changes one channel's data, log and hosts. What is the same for every call is part of the
+// text: each argument costs Redis and us as much as a tenth of a GET.
+//
+// ARGV begins with nonce, head of the event. Replies {id, prev, receivers or error text, expiry or
+// ""}.
+struct ChangeScripts {
+  ChangeScripts(std::string_view channel, WireFormat format, std::uint64_t log_max_entries);
 
-// KEYS log, key. ARGV log_max_entries, nonce, channel, format, head, letter, value, ttl_ms (0:
-// none). Sets the key (letters s, i) or removes it (d). Replies {id, prev, receivers or error text,
-// expiry or ""}.
-// Refuses to set a key of another type than string, and changes nothing then.
-const Script& write_script();
-
-// KEYS log, keys... ARGV log_max_entries, nonce, channel, format, head. Removes the keys under one
-// log entry and one event. Replies {id, prev, receivers or error text, ""}.
-const Script& delete_many_script();
-
-// KEYS log. ARGV log_max_entries, nonce, channel, format, head, prefix. Touches no data.
-// Replies as above.
-const Script& clear_script();
-
-// KEYS log. ARGV as clear_script's. FLUSHDB, and the log begins anew with the id after its last.
-const Script& clear_database_script();
+  // KEYS log, key. ARGV ..., value, ttl_ms (none: for ever). The event has the value (`set`), or
+  // does not (`invalidate`). Refuses a key of another type than string, and changes nothing then.
+  Script set;
+  Script invalidate;
+  Script remove;          // KEYS log, key
+  Script delete_many;     // KEYS log, keys...: under one log entry and one event
+  Script clear;           // KEYS log. ARGV ..., prefix. Touches no data
+  Script clear_database;  // KEYS log. FLUSHDB, and the log begins anew with the id after its last
+};
 
 // KEYS log. Replies {last id, time}.
 const Script& log_end_script();

@@ -22,6 +22,8 @@ timeval to_timeval(milliseconds duration) {
 
 class Subscription::Impl {
  public:
+  using Each = Subscription::Each;
+
   Impl(event_base* base, SubscriptionOptions options, SubscriptionListener& listener)
       : options_(std::move(options)),
         log_key_(log_key(options_.channel)),
@@ -53,35 +55,27 @@ class Subscription::Impl {
     return true;
   }
 
-  // As one, so that a server which is told in between that it is a replica says so.
   bool probe(std::function<void(const ProbeAnswer&)> done) {
-    if (!subscribed()) return false;
-    const std::uint64_t asked_boot_ms = shm::now_ms();
-    const shm::CoarseTime asked = shm::coarse_now();
-    // What the ACL forbids is said here; EXEC says only that something was wrong.
-    const auto must_be_taken = [this](const redisReply& reply) {
-      if (reply.type != REDIS_REPLY_ERROR) return;
-      lose(status_of_error_reply("cannot ask where the log ends", {reply.str, reply.len}));
-    };
-    for (const std::vector<std::string>& command :
-         {std::vector<std::string>{"MULTI"}, {"ROLE"}, {"XINFO", "STREAM", log_key_}, {"TIME"}}) {
-      commander_.ask(command, must_be_taken);
-    }
-    commander_.ask({"EXEC"}, [=, this, done = std::move(done)](const redisReply& reply) {
-      Result<ProbeAnswer> answer = parse_probe(reply);
-      if (!answer) return lose(answer.status());
-      answer->asked_boot_ms = asked_boot_ms;
-      answer->asked = asked;
-      done(*answer);
+    ProbeAnswer asked;
+    asked.asked_boot_ms = shm::now_ms();
+    asked.asked = shm::coarse_now();
+    const auto commands = probe_commands(log_key_);
+    const auto answer = std::make_shared<ProbeAnswer>(asked);
+    return ask_each(commands, [=, this, last = commands.size() - 1, done = std::move(done)](
+                                  std::size_t number, const redisReply& reply) {
+      if (Status s = take_probe_reply(number, reply, *answer); !s.ok()) return lose(s);
+      if (number == last) done(*answer);
     });
-    return true;
   }
 
   void restart(const Status& why) { lose(why); }
 
-  bool command(const std::vector<std::string>& argv, std::function<void(const redisReply&)> done) {
+  bool ask_each(const std::vector<std::vector<std::string_view>>& commands, const Each& take) {
     if (!subscribed()) return false;
-    commander_.ask(argv, std::move(done));
+    for (std::size_t i = 0; i < commands.size(); ++i) {
+      commander_.ask({commands[i].begin(), commands[i].end()},
+                     [take, i](const redisReply& reply) { take(i, reply); });
+    }
     return true;
   }
 
@@ -236,9 +230,9 @@ void Subscription::restart(const Status& why) {
   if (impl_ != nullptr) impl_->restart(why);
 }
 
-bool Subscription::command(const std::vector<std::string>& argv,
-                           std::function<void(const redisReply&)> done) {
-  return impl_ != nullptr && impl_->command(argv, std::move(done));
+bool Subscription::ask_each(const std::vector<std::vector<std::string_view>>& commands,
+                            const Each& take) {
+  return impl_ != nullptr && impl_->ask_each(commands, take);
 }
 
 void Subscription::abandon() noexcept {

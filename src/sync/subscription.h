@@ -86,10 +86,12 @@ class Subscription {
   // Gives this subscription up for a new one. The listener hears that it is lost.
   void restart(const Status& why);
 
-  // Sends one command; `done` gets the reply, error replies too, valid during the call. Not called
-  // if the subscription is lost before. False: not subscribed, nothing was sent.
-  [[nodiscard]] bool command(const std::vector<std::string>& argv,
-                             std::function<void(const redisReply&)> done);
+  // Sends the commands in one go; `take` gets the reply to each by its number, error replies too,
+  // valid during the call. Not called any more once the subscription is lost. False: not
+  // subscribed, nothing was sent.
+  using Each = std::function<void(std::size_t number, const redisReply& reply)>;
+  [[nodiscard]] bool ask_each(const std::vector<std::vector<std::string_view>>& commands,
+                              const Each& take);
 
   // In a forked child: gives up this copy without touching the loop, which may share its epoll set
   // with the parent, or the connections, which are the parent's. Leaks the memory.

@@ -1304,6 +1304,24 @@ TEST_CASE("once Redis did not answer nobody waits for it again until it is heard
   CHECK(calls() == before + 1);
 }
 
+TEST_CASE("a Redis that is full is followed and read, and says so to who writes") {
+  const TempDir folder;
+  RedisServer server;
+  Host host(host_options(folder, "h", server.unix_socket()));
+  must(host.cache.set("k", "old"));
+  RedisConnection redis = server.connect();
+  redis.command({"SET", "other", "v"});
+  REQUIRE_FALSE(redis.command({"CONFIG", "SET", "maxmemory", "1"}).is_error());
+  std::this_thread::sleep_for(2 * host.cache.options().lease);  // whatever was held before is over
+  CHECK(host.cache.in_sync());
+  CHECK(value_of(host.cache, "other") == "v");
+  const Status refused = host.cache.set("k", "new");
+  CHECK(refused.message().find("full") != std::string::npos);
+  REQUIRE_FALSE(redis.command({"CONFIG", "SET", "maxmemory", "0"}).is_error());
+  CHECK(value_of(host.cache, "k") == "old");
+  CHECK(host.cache.in_sync());
+}
+
 TEST_CASE("H8: a connection that stands but carries nothing is noticed, and so is its return") {
   SlowPair p;
   must(p.fast.cache.set("k", "old"));

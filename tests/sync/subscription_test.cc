@@ -380,23 +380,23 @@ TEST_CASE("a subscription that is given up is a loss with that reason, and then 
   REQUIRE(loop.until([&] { return ear.subscriptions == 2; }));
 }
 
-TEST_CASE("a command's reply is given on, an error reply too") {
+TEST_CASE("the reply to each command is given on, error replies too") {
   RedisServer server;
   Loop loop;
   Ear ear;
   Subscription subscription(loop.base(), options_for(server), ear);
-  CHECK_FALSE(subscription.command({"PING"}, [](const redisReply&) { FAIL("not subscribed"); }));
+  CHECK_FALSE(subscription.ask_each(
+      {{"PING"}}, [](std::size_t, const redisReply&) { FAIL("not subscribed"); }));
   REQUIRE(loop.until([&] { return ear.subscriptions == 1; }));
 
   const std::string value("binary\0value", 12);
   std::string got;
   int error_type = 0;
-  REQUIRE(subscription.command({"SET", "k", value}, [](const redisReply&) {}));
-  REQUIRE(subscription.command({"LPUSH", "k", "x"},
-                               [&](const redisReply& reply) { error_type = reply.type; }));
-  REQUIRE(subscription.command({"GET", "k"}, [&](const redisReply& reply) {
-    got.assign(reply.str, static_cast<std::size_t>(reply.len));
-  }));
+  REQUIRE(subscription.ask_each({{"SET", "k", value}, {"LPUSH", "k", "x"}, {"GET", "k"}},
+                                [&](std::size_t number, const redisReply& reply) {
+                                  if (number == 1) error_type = reply.type;
+                                  if (number == 2) got.assign(reply.str, reply.len);
+                                }));
   REQUIRE(loop.until([&] { return !got.empty(); }));
   CHECK(got == value);
   CHECK(error_type == REDIS_REPLY_ERROR);
@@ -485,7 +485,8 @@ TEST_CASE("an unanswered request is a loss, and its callback is dropped") {
   server.pause();
   bool answered = false;
   REQUIRE(subscription.read_log({}, [&](const LogPage&) { answered = true; }));
-  REQUIRE(subscription.command({"PING"}, [&](const redisReply&) { answered = true; }));
+  REQUIRE(
+      subscription.ask_each({{"PING"}}, [&](std::size_t, const redisReply&) { answered = true; }));
   REQUIRE(loop.until([&] { return !ear.losses.empty(); }));
   server.resume();
   REQUIRE(loop.until([&] { return ear.subscriptions == 2; }));
@@ -830,9 +831,10 @@ ChangeId write(RedisConnection& redis, const std::string& key, const std::string
   event.key = key;
   event.value = value;
   event.sender = "writer";
-  const Reply reply = redis.command({"EVAL", write_script().text, "2", log_key(kChannel), key,
-                                     "100000", std::to_string(nonce++), kChannel, "json",
-                                     event_head(event, WireFormat::kJson), "s", value, "0"});
+  static const ChangeScripts scripts(kChannel, WireFormat::kJson, 100'000);
+  const Reply reply =
+      redis.command({"EVAL", scripts.set.text, "2", log_key(kChannel), key, std::to_string(nonce++),
+                     event_head(event, WireFormat::kJson), value});
   REQUIRE(reply.items.size() == 4);
   return parse_change_id(reply.items[0].text).value();
 }
@@ -912,7 +914,8 @@ TEST_CASE("destruction leaves nothing in the loop, whatever is under way") {
       }
       if (moment == Moment::kAsked) {
         REQUIRE(subscription.read_log({}, [&](const LogPage&) { answered = true; }));
-        REQUIRE(subscription.command({"PING"}, [&](const redisReply&) { answered = true; }));
+        REQUIRE(subscription.ask_each({{"PING"}},
+                                      [&](std::size_t, const redisReply&) { answered = true; }));
       }
       if (moment == Moment::kWaiting) {
         REQUIRE(loop.until([&] { return ear.losses.size() == 2; }));
@@ -957,7 +960,7 @@ TEST_CASE("a forked child that abandons its copy leaves the parent's subscriptio
     const int sockets = open_sockets();
     subscription->abandon();
     if (open_sockets() != sockets - 2) ::_exit(5);
-    const bool silent = !subscription->subscribed() && !subscription->command({"PING"}, {});
+    const bool silent = !subscription->subscribed() && !subscription->ask_each({{"PING"}}, {});
     subscription.reset();
     if (::write(child_to_parent[1], "x", 1) != 1) ::_exit(2);
     if (::read(parent_to_child[0], &byte, 1) != 0) ::_exit(3);  // until the parent closes it

@@ -15,6 +15,24 @@ namespace {
 
 constexpr std::string_view kBareChannel = "bare";
 
+// A host has one subscriber, whoever wrote it.
+class BareSubscriber {
+ public:
+  explicit BareSubscriber(Server& redis)
+      : child_([this, &redis] {
+          Bare bare(redis.socket());
+          (void)bare.command({"SUBSCRIBE", kBareChannel});
+          (void)ready_.tell();
+          for (;;) (void)bare.read();
+        }) {
+    (void)ready_.hear();
+  }
+
+ private:
+  Pipe ready_;
+  Child child_;
+};
+
 template <class Call>
 std::uint64_t time_of(Call call) {
   const std::uint64_t begun = monotonic_ns();
@@ -37,6 +55,7 @@ class Calls {
   Calls(const SyncArguments& a, Ground& ground)
       : a_(a),
         cache_(following(ground.host("calls"))),
+        subscriber_(ground.redis()),
         bare_(ground.redis().socket()),
         value_(a.value_bytes, 'v') {}
 
@@ -69,6 +88,7 @@ class Calls {
  private:
   const SyncArguments& a_;
   Cache cache_;
+  BareSubscriber subscriber_;
   Bare bare_;
   const std::string value_;
 };
@@ -135,6 +155,7 @@ int measure_writers(const SyncArguments& a) {
   const std::string value(a.value_bytes, 'v');
   const Options options = ground.host("writers");
   Cache cache = must(Cache::open(options));
+  const BareSubscriber subscriber(ground.redis());
   std::vector<double> larder, bare, ratios;
   for (std::uint64_t run = 0; run < a.runs; ++run) {
     larder.push_back(writes(a, [&] {
