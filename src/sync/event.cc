@@ -1,5 +1,6 @@
 #include "src/sync/event.h"
 
+#include <algorithm>
 #include <charconv>
 #include <msgpack.hpp>
 #include <optional>
@@ -74,7 +75,7 @@ std::optional<std::uint64_t> parse_unsigned(std::string_view text) {
 }
 
 // What holds of every event, however it was written.
-Result<Event> checked(Event event) {
+Status check(const Event& event) {
   if (event.key.size() > kEventKeyMaxBytes) {
     return malformed("key of " + std::to_string(event.key.size()) + " bytes, above 65535");
   }
@@ -89,7 +90,7 @@ Result<Event> checked(Event event) {
   if (event.action == Action::kDeleteMany && event.keys.empty()) {
     return malformed("delete_many without keys");
   }
-  return event;
+  return {};
 }
 
 // ---- JSON, writing ----------------------------------------------------------------------------
@@ -160,6 +161,10 @@ std::string json_tail(const Event& event) {
 // A field name as Go compares it: ASCII letters without case, and the two letters beyond ASCII
 // that fold to ASCII ones (the long s and the Kelvin sign).
 std::string folded(std::string_view name) {
+  const auto folds = [](char c) {
+    return (c >= 'A' && c <= 'Z') || static_cast<unsigned char>(c) >= 0x80;
+  };
+  if (std::none_of(name.begin(), name.end(), folds)) return std::string(name);
   std::string out;
   for (std::size_t i = 0; i < name.size(); ++i) {
     const std::string_view rest = name.substr(i);
@@ -180,13 +185,12 @@ std::string folded(std::string_view name) {
 // Reads the members of one JSON object into an event.
 class JsonEvent {
  public:
-  explicit JsonEvent(std::string_view payload) : reader_(payload) {}
+  JsonEvent(std::string_view payload, Event& event) : reader_(payload), event_(event) {}
 
-  Result<Event> decode() {
+  Status decode() {
     if (!read_members()) return malformed(reason_.empty() ? "not a JSON object" : reason_);
-    const std::optional<Action> action = action_named(action_);
-    if (!action) return malformed(action_.empty() ? "no action" : "unknown action");
-    event_.action = *action;
+    if (!action_) return malformed(names_action_ ? "unknown action" : "no action");
+    event_.action = *action_;
     return finish();
   }
 
@@ -213,9 +217,9 @@ class JsonEvent {
 
   bool read_member(const std::string& name) {
     const std::string go_name = folded(name);
-    if (go_name == "key") return read_text(key_, "key");
+    if (go_name == "key") return read_key();
     if (go_name == "sender") return read_text(event_.sender, "sender");
-    if (go_name == "action") return read_text(action_, "action");
+    if (go_name == "action") return read_action();
     if (go_name == "value") return read_value();
     if (name == "key_b64") return read_bytes(exact_key_, "key_b64");
     if (name == "prefix") return read_text(event_.prefix, "prefix");
@@ -228,12 +232,22 @@ class JsonEvent {
     return reader_.skip_value();
   }
 
-  // As Go reads into a string: null leaves it as it was, another kind is an error.
-  bool read_text(std::optional<std::string>& out, std::string_view name) {
-    if (reader_.next_kind() == Kind::kNull) return reader_.skip_value();
-    return read_text(out.emplace(), name);
+  bool read_key() {
+    names_key_ = names_key_ || reader_.next_kind() != Kind::kNull;
+    return read_text(event_.key, "key");
   }
 
+  bool read_action() {
+    if (reader_.next_kind() == Kind::kNull) return reader_.skip_value();
+    if (reader_.next_kind() != Kind::kString) return fail("action is not a string");
+    std::string_view name;
+    if (!reader_.read_string(scratch_, name)) return false;
+    names_action_ = !name.empty();
+    action_ = action_named(name);
+    return true;
+  }
+
+  // As Go reads into a string: null leaves it as it was, another kind is an error.
   bool read_text(std::string& out, std::string_view name) {
     switch (reader_.next_kind()) {
       case Kind::kString:
@@ -247,11 +261,9 @@ class JsonEvent {
 
   bool read_base64(std::string& out, std::string_view name) {
     if (reader_.next_kind() != Kind::kString) return fail(std::string(name) + " is not a string");
-    if (!reader_.read_string(scratch_)) return false;
-    std::optional<std::string> bytes = decode_base64(scratch_);
-    if (!bytes) return fail(std::string(name) + " is not padded standard base64");
-    out = std::move(*bytes);
-    return true;
+    std::string_view text;
+    if (!reader_.read_string(scratch_, text)) return false;
+    return decode_base64(text, out) || fail(std::string(name) + " is not padded standard base64");
   }
 
   bool read_bytes(std::optional<std::string>& out, std::string_view name) {
@@ -329,24 +341,25 @@ class JsonEvent {
 
   bool read_id(ChangeId& out, std::string_view name) {
     if (reader_.next_kind() != Kind::kString) return fail(std::string(name) + " is not a string");
-    if (!reader_.read_string(scratch_)) return false;
-    const Result<ChangeId> id = parse_change_id(scratch_);
+    std::string_view text;
+    if (!reader_.read_string(scratch_, text)) return false;
+    const Result<ChangeId> id = parse_change_id(text);
     if (!id) return fail(std::string(name) + ": " + id.status().message());
     out = *id;
     has_id_ = has_id_ || name == "id";
     return true;
   }
 
-  Result<Event> finish() {
+  Status finish() {
     if (has_id_ && event_.id.seq == 0) return malformed("id 0 is no change");
     if (has_id_ != prev_.has_value()) return malformed("only one of id and prev");
     const bool names_key = event_.action != Action::kClear && event_.action != Action::kDeleteMany;
-    if (names_key && !key_ && !exact_key_) return malformed("no key");
-    event_.key = std::move(exact_key_).value_or(std::move(key_).value_or(""));
+    if (names_key && !names_key_ && !exact_key_) return malformed("no key");
+    if (exact_key_) event_.key = std::move(*exact_key_);
     if (exact_prefix_) event_.prefix = std::move(*exact_prefix_);
     event_.prev = prev_.value_or(ChangeId{});
     drop_foreign_fields();
-    return checked(std::move(event_));
+    return check(event_);
   }
 
   // Fields of other actions are allowed and mean nothing.
@@ -358,9 +371,10 @@ class JsonEvent {
   }
 
   JsonReader reader_;
-  Event event_;
-  std::string action_;
-  std::optional<std::string> key_;
+  Event& event_;
+  std::optional<Action> action_;
+  bool names_action_ = false;
+  bool names_key_ = false;
   std::optional<std::string> exact_key_;
   std::optional<std::string> exact_prefix_;
   std::optional<ChangeId> prev_;
@@ -501,7 +515,7 @@ Status read_tail(const msgpack::object* fields, Event& event) {
 }
 
 // Fields beyond those known are a later writer's and mean nothing here.
-Result<Event> read_fields(const msgpack::object& root) {
+Status read_fields(const msgpack::object& root, Event& event) {
   if (root.type != msgpack::type::ARRAY || root.via.array.size < kFields) {
     return malformed("not an array of " + std::to_string(kFields) + " fields");
   }
@@ -514,31 +528,33 @@ Result<Event> read_fields(const msgpack::object& root) {
   if (!database || *database > 65'535) return malformed("db is not a number from 0 to 65535");
   if (!is_bytes(fields[3]) || !is_bytes(fields[4])) return malformed("key or sender is not bytes");
 
-  Event event;
   event.action = *action;
   event.database = static_cast<int>(*database);
   event.key = bytes_of(fields[3]);
   event.sender = bytes_of(fields[4]);
   if (Status status = read_body(fields[5], event); !status.ok()) return status;
   if (Status status = read_tail(fields + 6, event); !status.ok()) return status;
-  return checked(std::move(event));
+  return check(event);
 }
 
 // Strings and bytes stay where they are until an event is made of them.
 bool keep_in_payload(msgpack::type::object_type, std::size_t, void*) { return true; }
 
-Result<Event> decode_msgpack(std::string_view payload) {
+Status decode_msgpack(std::string_view payload, Event& event) {
   // An array of n elements takes n bytes at least, so no honest event exceeds its own size; the
   // limits keep a header that claims more from being believed.
   const std::size_t size = payload.size();
   const msgpack::unpack_limit limit(size, 0, size, size, 0, kUnpackDepthMax);
   try {
+    // Kept for the next event: its memory is most of what an event would cost.
+    thread_local msgpack::zone zone;
+    zone.clear();
     std::size_t offset = 0;
     bool referenced = false;
-    const msgpack::object_handle handle =
-        msgpack::unpack(payload.data(), size, offset, referenced, keep_in_payload, nullptr, limit);
+    const msgpack::object root = msgpack::unpack(zone, payload.data(), size, offset, referenced,
+                                                 keep_in_payload, nullptr, limit);
     if (offset != size) return malformed("bytes after the MessagePack array");
-    return read_fields(handle.get());
+    return read_fields(root, event);
   } catch (const msgpack::unpack_error&) {
     return malformed("neither JSON nor complete MessagePack");
   }
@@ -566,11 +582,27 @@ std::string event_tail(const Event& event, WireFormat format) {
   return format == WireFormat::kMsgpack ? msgpack_tail(event) : json_tail(event);
 }
 
-Result<Event> decode_event(std::string_view payload) {
+void Event::clear() noexcept {
+  for (std::string* text : {&key, &sender, &value, &prefix}) text->clear();
+  keys.clear();
+  action = Action::kInvalidate;
+  database = 0;
+  id = prev = {};
+  expires_unix_ms = 0;
+}
+
+Status decode_event(std::string_view payload, Event& event) {
   if (payload.empty()) return malformed("empty");
   if (payload.size() > kEventMaxBytes) return malformed("larger than 768 MiB");
-  if (is_msgpack_array(payload.front())) return decode_msgpack(payload);
-  return JsonEvent(payload).decode();
+  event.clear();
+  if (is_msgpack_array(payload.front())) return decode_msgpack(payload, event);
+  return JsonEvent(payload, event).decode();
+}
+
+Result<Event> decode_event(std::string_view payload) {
+  Event event;
+  if (Status s = decode_event(payload, event); !s.ok()) return s;
+  return event;
 }
 
 std::string to_string(ChangeId id) {

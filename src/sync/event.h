@@ -55,6 +55,8 @@ struct Event {
   ChangeId id;                    // {0, 0}: from a peer that sends none
   ChangeId prev;                  // the id it followed
   std::uint64_t expires_unix_ms = 0;  // absolute, Redis' clock; 0: never
+
+  void clear() noexcept;  // as new, but for the memory of its strings
 };
 
 // The id and what follows it are known only inside the Redis script, so an event is written in two
@@ -76,6 +78,8 @@ std::string event_tail(const Event& event, WireFormat format);
 // Never throws but std::bad_alloc, never reads beyond `payload`, allocates at most a small multiple
 // of its size.
 Result<Event> decode_event(std::string_view payload);
+// The same into an event whose memory is used again; after an error it holds anything.
+Status decode_event(std::string_view payload, Event& event);
 
 // "12-18446744073709551615", the form in which Redis writes stream ids.
 std::string to_string(ChangeId id);

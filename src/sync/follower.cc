@@ -68,20 +68,20 @@ Next Follower::message(std::string_view payload) {
   if (!leading()) return Next::kResign;
   if (state_ == State::kLost) return Next::kNothing;
 
-  Result<Event> event = decode_event(payload);
-  if (!event) {
-    report_malformed(event.status());
+  Event& event = heard_;
+  if (Status s = decode_event(payload, event); !s.ok()) {
+    report_malformed(s);
     return Next::kNothing;
   }
-  if (!event->id.none() && event->database != options_.database) {
+  if (!event.id.none() && event.database != options_.database) {
     host_.count(Counter::kEventsForeign);  // another log's chain
     return Next::kNothing;
   }
   if (state_ == State::kReading) {
-    hold(std::move(*event), payload.size());
+    hold(std::move(event), payload.size());
     return Next::kNothing;
   }
-  return take(*event);
+  return take(event);
 }
 
 Next Follower::probe(const ProbeAnswer& answer) {

@@ -214,6 +214,7 @@ class Follower {
   std::uint64_t ahead_ = 0;                // when it was asked for
   unsigned pages_ = 0;
 
+  Event heard_;  // the last; its memory is used again
   std::vector<Event> held_;
   std::size_t held_bytes_ = 0;
   bool overflowed_ = false;

@@ -36,6 +36,8 @@ class JsonReader {
 
   // Reads a string into `out`: escapes resolved, bytes that are not UTF-8 replaced by U+FFFD.
   bool read_string(std::string& out);
+  // The same without a copy where the string stands for itself; else by way of `storage`.
+  bool read_string(std::string& storage, std::string_view& out);
   // The characters of a number.
   bool read_number(std::string_view& out);
   // Any value of any depth.
