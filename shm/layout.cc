@@ -41,6 +41,9 @@ constexpr std::array<const char*, kCounters> kCounterNames = {
     "loads",
     "loads_taken_over",
     "load_waits",
+    "announced_large",
+    "announced_cold",
+    "not_asked",
 };
 
 constexpr std::array<const char*, kSyncCounters> kSyncCounterNames = {

@@ -21,7 +21,7 @@
 namespace larder::shm {
 
 inline constexpr std::uint64_t kMagic = 0x3130724564724c6cull;  // "lLrdEr01", written last
-inline constexpr std::uint32_t kLayoutVersion = 5;
+inline constexpr std::uint32_t kLayoutVersion = 6;
 inline constexpr std::size_t kCacheLine = 64;
 
 template <class T>
@@ -80,15 +80,18 @@ enum class Counter : std::uint32_t {
   kLoads,
   kLoadsTakenOver,
   kLoadWaits,
+  kAnnouncedLarge,
+  kAnnouncedCold,
+  kNotAsked,
   kCount
 };
 inline constexpr std::size_t kCounters = static_cast<std::size_t>(Counter::kCount);
 const char* counter_name(Counter counter) noexcept;  // "local_hits"
 
 struct CounterBlock {
-  Atomic<std::uint64_t> values[32];
+  Atomic<std::uint64_t> values[40];
 };
-static_assert(kCounters <= 32);
+static_assert(kCounters <= sizeof(CounterBlock) / 8);
 
 // Derived. What the leaders of this host met; one block in the superblock, written by who leads.
 enum class SyncCounter : std::uint32_t {
@@ -115,6 +118,7 @@ enum class SyncCounter : std::uint32_t {
   kCount
 };
 inline constexpr std::size_t kSyncCounters = static_cast<std::size_t>(SyncCounter::kCount);
+static_assert(kSyncCounters <= sizeof(CounterBlock) / 8);
 const char* sync_counter_name(SyncCounter counter) noexcept;  // "log_readings"
 
 // ---- lock words -------------------------------------------------------------------------------

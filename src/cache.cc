@@ -250,11 +250,6 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (ttl.count() < 0) return {Code::kInvalidArgument, "ttl is negative; 0 means default_ttl"};
     if (ttl > kTtlMax) return {Code::kInvalidArgument, "ttl is longer than 100 years"};
     if (ttl.count() == 0) ttl = options_.default_ttl;
-    const bool too_large = value.size() > options_.value_max_bytes;
-    if (too_large || value.size() > options_.push_max_bytes) {
-      announce = sync::Announce::kInvalidation;
-    }
-
     const std::string_view name = full_key(key);
     table().count(Counter::kSets);
     if (!client_) return set_local_only({name, value, deadline_after(ttl)});
@@ -262,12 +257,14 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (!may_ask()) [[unlikely]]
       return not_asked();
     shm::Table& table = this->table();
+    if (announce == sync::Announce::kValue) announce = announcement(table, name, value);
     const sync::Change change(table, name, ttl);
     const auto written = client_->set(name, value, ttl, announce);
     if (!written) return failed_change(name, written.status());
     change.finish_set(table, name, value, written->id);
     tell_successor(table, change.sample(), name, written->id);
     report_unpublished(*written);
+    const bool too_large = value.size() > options_.value_max_bytes;
     return too_large ? above_maximum(value.size(), "Redis has it, but no host keeps a copy of it")
                      : Status();
   }
@@ -345,6 +342,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     s.stale_term_writes = t[Counter::kStaleTermWrites];
     s.locks_lost = t[Counter::kLocksLost];
     s.corrupt = t[Counter::kCorrupt];
+    s.announced_large = t[Counter::kAnnouncedLarge];
+    s.announced_cold = t[Counter::kAnnouncedCold];
+    s.not_asked = t[Counter::kNotAsked];
     s.segment_bytes = table().segment().geometry().segment_bytes;
     s.live_bytes = t.live_bytes;
     s.pinned_bytes = t.pinned_bytes;
@@ -611,10 +611,22 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return client_->breaker().admits(words.answered_ms.load(std::memory_order_relaxed));
   }
   Status not_asked() {
-    table().count(Counter::kRemoteErrors);
+    table().count(Counter::kNotAsked);
     return {Code::kUnavailable,
             "Redis was not asked, and nothing was changed: it did not answer a moment ago, and is "
             "tried again now and then, or once this host hears of it again"};
+  }
+
+  sync::Announce announcement(shm::Table & table, std::string_view name, std::string_view value) {
+    if (value.size() > std::min(options_.push_max_bytes, options_.value_max_bytes)) {
+      table.count(Counter::kAnnouncedLarge);
+      return sync::Announce::kInvalidation;
+    }
+    if (options_.push_held_only && !table.contains(name)) {
+      table.count(Counter::kAnnouncedCold);
+      return sync::Announce::kInvalidation;
+    }
+    return sync::Announce::kValue;
   }
 
   // It may or may not have happened: what is held of the key may be old now.

@@ -34,6 +34,9 @@ void add_values(Json& json, const larder::Stats& stats) {
   json["lock_timeouts"] = stats.lock_timeouts;
   json["takeovers"] = stats.takeovers;
   json["corrupt"] = stats.corrupt;
+  json["announced_large"] = stats.announced_large;
+  json["announced_cold"] = stats.announced_cold;
+  json["not_asked"] = stats.not_asked;
   json["wipes"] = stats.wipes;
 }
 

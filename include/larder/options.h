@@ -106,6 +106,9 @@ struct Options {
   std::chrono::milliseconds stale_limit{0};
   // Values above this are announced as invalidations instead of being pushed to the other hosts.
   std::uint64_t push_max_bytes = 16u << 10;
+  // Pushes only values of keys that this host held when they were set. Others are announced as
+  // invalidations: nobody has read them here lately, so hosts that want them ask Redis.
+  bool push_held_only = false;
   // Larger values live in Redis alone, and `set` says so. At most 512 MiB, Redis' own bound.
   std::uint64_t value_max_bytes = 8u << 20;
   // Life of a value that is set without one; 0: until evicted or removed.

@@ -21,15 +21,18 @@ struct Stats {
   std::uint64_t clears = 0;
 
   // What became of values.
-  std::uint64_t stored = 0;          // copies written into the segment
-  std::uint64_t stores_refused = 0;  // late fills and writes that newer changes overtook
-  std::uint64_t too_large = 0;       // values that do not fit a stripe of the segment
-  std::uint64_t evictions = 0;       // live entries dropped to make room
-  std::uint64_t expirations = 0;     // entries found past their life
-  std::uint64_t lock_timeouts = 0;   // bounded waits for a stripe that ran out
-  std::uint64_t takeovers = 0;       // stripes taken over from a dead process and repaired
-  std::uint64_t corrupt = 0;         // reads of changed bytes, found with verify_checksums
-  std::uint64_t wipes = 0;           // stripes emptied because that was the safe thing
+  std::uint64_t stored = 0;           // copies written into the segment
+  std::uint64_t stores_refused = 0;   // late fills and writes that newer changes overtook
+  std::uint64_t too_large = 0;        // values that do not fit a stripe of the segment
+  std::uint64_t evictions = 0;        // live entries dropped to make room
+  std::uint64_t expirations = 0;      // entries found past their life
+  std::uint64_t lock_timeouts = 0;    // bounded waits for a stripe that ran out
+  std::uint64_t takeovers = 0;        // stripes taken over from a dead process and repaired
+  std::uint64_t corrupt = 0;          // reads of changed bytes, found with verify_checksums
+  std::uint64_t announced_large = 0;  // sets whose value was above push_max_bytes
+  std::uint64_t announced_cold = 0;   // sets of keys that were not held, with push_held_only
+  std::uint64_t not_asked = 0;        // calls that were not made, since Redis had not answered
+  std::uint64_t wipes = 0;            // stripes emptied because that was the safe thing
 
   // Sync.
   std::uint64_t events_applied = 0;
