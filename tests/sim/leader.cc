@@ -92,6 +92,7 @@ class Leader::Effects final : public sync::Host {
     host_.lease_asked = leader_.probe_of(asked);
   }
   void count(shm::Counter counter) override { table_.count(counter); }
+  void count(shm::SyncCounter counter) override { table_.count(counter); }
   void log(LogLevel, std::string_view) override {}
 
  private:

@@ -58,7 +58,6 @@ sync::Fetched Server::fetch(unsigned key) {
     answer.ttl_ms = static_cast<std::int64_t>(found.expires_unix_ms - redis_unix_ms());
   }
   answer.last = log_end();
-  answer.redis_ms = redis_unix_ms();
   return answer;
 }
 
