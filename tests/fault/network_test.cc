@@ -1,0 +1,175 @@
+// The network between a host and its Redis breaks; Redis and the other host go on.
+//
+// In each: while the lease is held nothing older than T is read; without it copies are served only
+// as stale; when it is over the host agrees with Redis, having lost nothing silently.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest/doctest.h>
+
+#include "tests/fault/scene.h"
+#include "tests/support/process.h"
+
+using namespace larder;
+using namespace std::chrono_literals;
+using fault::Doors;
+using fault::kBound;
+using fault::kPatience;
+using fault::Scene;
+using fault::Watch;
+using fault::Weather;
+using fault::Which;
+using test::await;
+
+namespace {
+
+// The near host writes and the far one reads, all the time.
+struct Storm {
+  Storm() : watch(scene.near.cache, scene.far.cache) {
+    scene.hold("held", "before");
+    REQUIRE(await([&] { return watch.fresh_reads() > 500; }, kPatience));
+  }
+
+  // Until larder can no longer say that what the far host holds is up to date.
+  void await_lease_lost() {
+    REQUIRE(await([&] { return !scene.far.in_sync(); }, kPatience));
+  }
+  // Reads go on, and the copies that they get are marked.
+  void await_stale_reads() {
+    const std::uint64_t so_far = watch.stale_reads();
+    REQUIRE(await([&] { return watch.stale_reads() > so_far + 2; }, kPatience));
+  }
+
+  void heal_and_judge() {
+    scene.proxy.heal();
+    const std::uint64_t so_far = watch.fresh_reads();
+    CHECK(await([&] { return watch.fresh_reads() > so_far + 500; }, kPatience));
+    const Watch::Report report = watch.finish();
+    const auto took = scene.recover();
+    MESSAGE("oldest fresh read " << report.oldest.count() << " us of " << report.fresh_reads
+                                 << ", stale " << report.stale_reads << ", failed "
+                                 << report.failed_reads << "; followed " << took.count()
+                                 << " ms after the last write");
+    CHECK(report.oldest <= kBound);
+    CHECK(report.failed_writes == 0);
+    CHECK(scene.differences().empty());
+    CHECK(scene.far.cache.stats().stale_term_writes == 0);
+    scene.hold("held", "after");
+  }
+
+  Scene scene;
+  Watch watch;
+};
+
+}  // namespace
+
+TEST_CASE("every connection is cut: the log says what was missed, and nothing else is dropped") {
+  for (const bool reset : {false, true}) {
+    CAPTURE(reset);
+    Storm s;
+    const std::uint64_t raises = s.scene.far.raises();
+    CHECK(s.scene.proxy.cut(Which::kAll, reset) >= 2);
+    REQUIRE(await([&] { return s.scene.far.logged("subscription lost"); }, kPatience));
+    s.heal_and_judge();
+    CHECK(s.scene.far.raises() == raises);
+  }
+}
+
+TEST_CASE("the network is away: copies are served as stale, and fresh again once it is back") {
+  Storm s;
+  s.scene.proxy.doors(Doors::kRefuse);
+  s.scene.proxy.cut();
+  s.await_lease_lost();
+  s.await_stale_reads();
+  CHECK(s.scene.far.logged("Connection refused"));
+  const Status set = s.scene.far.cache.set("held", "lost");
+  CHECK(set.code() == Code::kUnavailable);
+  CHECK(s.scene.far.local("held").empty());
+  s.heal_and_judge();
+}
+
+TEST_CASE("half-open: no byte passes and nothing is closed") {
+  Storm s;
+  s.scene.proxy.weather({.silent = true});
+  s.await_lease_lost();
+  s.await_stale_reads();
+  // What was in the pipe when the line went dead arrives long after.
+  s.heal_and_judge();
+}
+
+TEST_CASE("half-open for good: those connections never come back, others can be made") {
+  Storm s;
+  s.scene.proxy.forget();
+  // Noticed and made good before the lease is over, on a machine that is not too busy.
+  REQUIRE(await([&] { return s.scene.far.logged("did not answer within"); }, kPatience));
+  s.heal_and_judge();
+}
+
+TEST_CASE("the subscription alone is half-open: questions are answered, events do not come") {
+  Storm s;
+  s.scene.proxy.weather({.silent = true}, Which::kSubscriptions);
+  // Redis answers that its log has gone on, but nothing of it arrives.
+  s.await_lease_lost();
+  REQUIRE(await([&] { return s.scene.far.logged("subscription lost"); }, kPatience));
+  s.heal_and_judge();
+}
+
+TEST_CASE("the questions alone are half-open: events come, but nobody says that they are all") {
+  Storm s;
+  s.scene.proxy.weather({.silent = true}, Which::kCommands);
+  s.await_lease_lost();
+  REQUIRE(await([&] { return s.scene.far.logged("subscription lost"); }, kPatience));
+  s.heal_and_judge();
+}
+
+TEST_CASE("a delay below the lease costs nothing but time") {
+  Storm s;
+  const std::uint64_t raises = s.scene.far.raises();
+  s.scene.proxy.weather({.delay_ms = 60, .jitter_ms = 80});
+  const std::uint64_t so_far = s.watch.fresh_reads();
+  REQUIRE(await([&] { return s.watch.fresh_reads() > so_far + 2000; }, kPatience));
+  s.heal_and_judge();
+  CHECK(s.scene.far.raises() == raises);
+}
+
+TEST_CASE(
+    "a delay beyond the lease: what comes so late is no news, and nothing is served as such") {
+  Storm s;
+  // There and back takes longer than T.
+  s.scene.proxy.weather({.delay_ms = 600, .jitter_ms = 50});
+  s.await_lease_lost();
+  s.await_stale_reads();
+  s.heal_and_judge();
+}
+
+TEST_CASE("connections end in the middle of a message") {
+  Storm s;
+  const std::uint64_t raises = s.scene.far.raises();
+  // Of the answers to come, each time another part is all that arrives.
+  for (std::uint32_t bytes = 1; bytes < 2000; bytes = bytes * 3 + 1) {
+    CAPTURE(bytes);
+    const std::uint64_t so_far = s.watch.fresh_reads();
+    s.scene.proxy.truncate(bytes);
+    REQUIRE(await([&] { return s.watch.fresh_reads() > so_far + 100; }, kPatience));
+  }
+  REQUIRE(await([&] { return s.scene.far.logged("subscription lost"); }, kPatience));
+  s.heal_and_judge();
+  CHECK(s.scene.far.cache.stats().events_malformed == 0);
+  CHECK(s.scene.far.raises() == raises);
+}
+
+TEST_CASE("a line too thin for the events: the host falls behind, says so, and catches up") {
+  Storm s;
+  // Of which the channel brings as much with ten small sets.
+  s.scene.proxy.weather({.bytes_per_second = 2000});
+  s.await_lease_lost();
+  s.heal_and_judge();
+}
+
+TEST_CASE("who accepts but never answers is no Redis") {
+  Storm s;
+  s.scene.proxy.doors(Doors::kMute);
+  s.scene.proxy.cut();
+  s.await_lease_lost();
+  s.await_stale_reads();
+  REQUIRE(await([&] { return s.scene.far.logged("did not answer within"); }, kPatience));
+  s.heal_and_judge();
+}
