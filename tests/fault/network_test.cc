@@ -5,58 +5,23 @@
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
-#include "tests/fault/scene.h"
+#include "tests/fault/traffic.h"
 #include "tests/support/process.h"
 
 using namespace larder;
 using namespace std::chrono_literals;
 using fault::Doors;
-using fault::kBound;
 using fault::kPatience;
-using fault::Scene;
-using fault::Watch;
-using fault::Weather;
 using fault::Which;
 using test::await;
 
 namespace {
 
-// The near host writes and the far one reads, all the time.
-struct Storm {
-  Storm() : watch(scene.near.cache, scene.far.cache) {
-    scene.hold("held", "before");
-    REQUIRE(await([&] { return watch.fresh_reads() > 500; }, kPatience));
-  }
-
-  // Until larder can no longer say that what the far host holds is up to date.
-  void await_lease_lost() {
-    REQUIRE(await([&] { return !scene.far.in_sync(); }, kPatience));
-  }
-  // Reads go on, and the copies that they get are marked.
-  void await_stale_reads() {
-    const std::uint64_t so_far = watch.stale_reads();
-    REQUIRE(await([&] { return watch.stale_reads() > so_far + 2; }, kPatience));
-  }
-
+struct Storm : fault::Traffic {
   void heal_and_judge() {
     scene.proxy.heal();
-    const std::uint64_t so_far = watch.fresh_reads();
-    CHECK(await([&] { return watch.fresh_reads() > so_far + 500; }, kPatience));
-    const Watch::Report report = watch.finish();
-    const auto took = scene.recover();
-    MESSAGE("oldest fresh read " << report.oldest.count() << " us of " << report.fresh_reads
-                                 << ", stale " << report.stale_reads << ", failed "
-                                 << report.failed_reads << "; followed " << took.count()
-                                 << " ms after the last write");
-    CHECK(report.oldest <= kBound);
-    CHECK(report.failed_writes == 0);
-    CHECK(scene.differences().empty());
-    CHECK(scene.far.cache.stats().stale_term_writes == 0);
-    scene.hold("held", "after");
+    CHECK(judge().failed_writes == 0);  // the near host knows of nothing
   }
-
-  Scene scene;
-  Watch watch;
 };
 
 }  // namespace
@@ -152,7 +117,6 @@ TEST_CASE("connections end in the middle of a message") {
   }
   REQUIRE(await([&] { return s.scene.far.logged("subscription lost"); }, kPatience));
   s.heal_and_judge();
-  CHECK(s.scene.far.cache.stats().events_malformed == 0);
   CHECK(s.scene.far.raises() == raises);
 }
 

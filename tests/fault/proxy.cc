@@ -26,13 +26,14 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 struct Proxy::Order {
-  enum class What : std::uint32_t { kWeather, kCut, kTruncate, kForget, kDoors, kHeal };
+  enum class What : std::uint32_t { kWeather, kCut, kTruncate, kForget, kDoors, kRedirect, kHeal };
   What what{};
   Which which = Which::kAll;
   Weather weather{};
   bool reset = false;
   std::uint32_t bytes = 0;
   Doors doors = Doors::kOpen;
+  char redis[sizeof(sockaddr_un::sun_path)] = {};
 };
 
 namespace {
@@ -304,12 +305,14 @@ class Relay {
         return;
       case Order::What::kWeather:
       case Order::What::kDoors:
+      case Order::What::kRedirect:
       case Order::What::kHeal:
         return;
     }
   }
 
   void change(const Order& order) {
+    if (order.what == Order::What::kRedirect) redis_ = order.redis;
     if (order.what == Order::What::kWeather || order.what == Order::What::kHeal) {
       if (order.which != Which::kCommands) for_subscriptions_ = order.weather;
       if (order.which != Which::kSubscriptions) for_commands_ = order.weather;
@@ -323,7 +326,7 @@ class Relay {
   const std::uint16_t port_;
   int listener_;
   const int orders_;
-  const std::string redis_;
+  std::string redis_;
   Doors doors_ = Doors::kOpen;
   Weather for_subscriptions_;
   Weather for_commands_;
@@ -373,6 +376,11 @@ void Proxy::truncate(std::uint32_t bytes, Which which) {
 }
 void Proxy::forget(Which which) { obey({.what = Order::What::kForget, .which = which}); }
 void Proxy::doors(Doors doors) { obey({.what = Order::What::kDoors, .doors = doors}); }
+void Proxy::redirect(const std::string& redis) {
+  Order order{.what = Order::What::kRedirect};
+  redis.copy(order.redis, sizeof order.redis - 1);
+  obey(order);
+}
 void Proxy::heal() { obey({.what = Order::What::kHeal}); }
 
 }  // namespace larder::fault

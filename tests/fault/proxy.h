@@ -53,7 +53,9 @@ class Proxy {
   // Those that there are now stay silent for ever, also when they have been closed by one side.
   void forget(Which which = Which::kAll);
   void doors(Doors doors);
-  // As it was at the beginning. Connections that were forgotten stay so.
+  // Those to come go to another Redis, as a name does that is given to another server.
+  void redirect(const std::string& redis);
+  // Fair weather and open doors. Connections that were forgotten stay so.
   void heal();
 
  private:

@@ -78,13 +78,17 @@ Scene::Scene(const SceneOptions& options)
     : server(options.server),
       proxy(server.unix_socket()),
       far(site_options(*this, options, "far", proxy.address(), milliseconds(500))),
-      near(site_options(*this, options, "near", server.unix_socket(), milliseconds(10'000))) {
+      near(site_options(*this, options, "near",
+                        options.both_far ? proxy.address() : server.unix_socket(),
+                        milliseconds(10'000))) {
   recover();
 }
 
-milliseconds Scene::recover() {
+milliseconds Scene::recover() { return recover(server); }
+
+milliseconds Scene::recover(const test::RedisServer& primary) {
   const auto begin = std::chrono::steady_clock::now();
-  test::RedisConnection redis = server.connect();
+  test::RedisConnection redis = primary.connect();
   const bool followed = await(
       [&] {
         const shm::ChangeId end = test::log_end(redis);
@@ -96,8 +100,10 @@ milliseconds Scene::recover() {
   return std::chrono::duration_cast<milliseconds>(std::chrono::steady_clock::now() - begin);
 }
 
-std::vector<std::string> Scene::differences() {
-  test::RedisConnection redis = server.connect();
+std::vector<std::string> Scene::differences() { return differences(server); }
+
+std::vector<std::string> Scene::differences(const test::RedisServer& primary) {
+  test::RedisConnection redis = primary.connect();
   std::vector<std::string> keys;
   for (Site* site : {&far, &near}) {
     for (const auto& [key, value] : site->view.values()) {

@@ -57,6 +57,7 @@ struct Site {
 struct SceneOptions {
   test::RedisServer::Config server{};
   std::function<void(Options&)> change = [](Options&) {};  // of both hosts
+  bool both_far = false;                                   // the near host takes the proxy too
 };
 
 struct Scene {
@@ -65,8 +66,13 @@ struct Scene {
 
   // Until both hold their lease and have followed the log to its end. How long that took.
   std::chrono::milliseconds recover();
+  std::chrono::milliseconds recover(const test::RedisServer& redis);
   // Keys that a host holds otherwise than Redis does; for when nothing changes any more.
   std::vector<std::string> differences();
+  std::vector<std::string> differences(const test::RedisServer& redis);
+  bool in_sync() const { return far.in_sync() && near.in_sync(); }
+  // Both have.
+  bool logged(std::string_view text) const { return far.logged(text) && near.logged(text); }
   // Sets `key` at both hosts' side of things: written by the near one, held by both.
   void hold(std::string_view key, std::string_view value);
 
