@@ -199,6 +199,11 @@ constexpr KnownError kKnownErrors[] = {
     {"CROSSSLOT", Code::kUnavailable, "this is a node of a Redis Cluster, which is not supported"},
 };
 
+// Redis does not say which of them it refused.
+constexpr std::string_view kScriptCommands =
+    "EXISTS, TYPE, XINFO, XADD, XRANGE, GET, PTTL, SET, DEL, PUBLISH, TIME, and FLUSHDB for the "
+    "database scope";
+
 // ---- replies to AUTH and SELECT ---------------------------------------------------------------
 
 // Never with the reply's own text unless it is one of Redis' fixed sentences: a server that does
@@ -248,12 +253,25 @@ Status status_of_error(std::string_view text) {
   if (contains(plain, "Protocol error: unauthenticated")) {
     return with_cure(Code::kPermissionDenied, "set redis.password");
   }
-  if (contains(plain, "ACL failure in script") || contains(plain, "executing the script can't")) {
-    return with_cure(Code::kPermissionDenied,
-                     "extend this user's ACL: commands, key pattern, channel");
+  // Of Redis before version 6, to AUTH.
+  if (plain.starts_with("ERR invalid password") || plain.starts_with("ERR AUTH") ||
+      plain.starts_with("ERR Client sent AUTH")) {
+    return with_cure(Code::kPermissionDenied, "check redis.username and redis.password");
   }
-  if (contains(plain, "unknown command") || contains(plain, "Unknown Redis command")) {
+  if (contains(plain, "ACL failure in script") || contains(plain, "executing the script can't")) {
+    return with_cure(
+        Code::kPermissionDenied,
+        "extend this user's ACL: commands, key pattern, channel; larder's scripts run " +
+            std::string(kScriptCommands));
+  }
+  if (contains(plain, "unknown command")) {
     return with_cure(Code::kRefused, "larder needs Redis 5 or newer with scripts and streams");
+  }
+  if (contains(plain, "Unknown Redis command")) {
+    return with_cure(Code::kRefused,
+                     "larder needs Redis 5 or newer with scripts and streams, and its commands "
+                     "under their own names: " +
+                         std::string(kScriptCommands));
   }
   if (contains(plain, "max number of clients")) {
     return with_cure(Code::kUnavailable, "raise maxclients");

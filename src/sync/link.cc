@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/sync/connection.h"
+
 namespace larder::sync {
 namespace {
 
@@ -17,11 +19,6 @@ timeval to_timeval(Link::Clock::duration duration) {
   const auto us = std::max<std::int64_t>(
       0, std::chrono::duration_cast<std::chrono::microseconds>(duration).count());
   return {static_cast<time_t>(us / 1'000'000), static_cast<suseconds_t>(us % 1'000'000)};
-}
-
-std::string_view text_of(const redisReply& reply) {
-  return reply.str == nullptr ? std::string_view{}
-                              : std::string_view(reply.str, static_cast<std::size_t>(reply.len));
 }
 
 bool is_text(const redisReply* reply) {
@@ -35,15 +32,8 @@ std::string error_of(const redisAsyncContext* context) {
 }  // namespace
 
 Status status_of_error_reply(std::string_view what, std::string_view error) {
-  for (const std::string_view refusal : {"NOAUTH", "WRONGPASS", "NOPERM", "ERR invalid password",
-                                         "ERR AUTH", "ERR Client sent AUTH"}) {
-    if (error.starts_with(refusal)) {
-      return {Code::kPermissionDenied, std::string(what) +
-                                           ": Redis refused: " + std::string(error) +
-                                           "; check redis.username, redis.password and the ACL"};
-    }
-  }
-  return {Code::kUnavailable, std::string(what) + ": Redis answered: " + std::string(error)};
+  const Status why = status_of_error(error);
+  return {why.code(), std::string(what) + ": " + why.message()};
 }
 
 Link::Link(event_base* base, std::string name, milliseconds timeout, Callbacks callbacks)

@@ -145,7 +145,7 @@ class Link {
   EventPtr report_;
 };
 
-// kPermissionDenied for what Redis' authentication and ACL refuse, kUnavailable otherwise.
+// As status_of_error(), with the words of who asked.
 Status status_of_error_reply(std::string_view what, std::string_view error);
 
 }  // namespace larder::sync
