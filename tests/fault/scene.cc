@@ -113,6 +113,10 @@ std::vector<std::string> Scene::differences(const test::RedisServer& primary) {
   return keys;
 }
 
+std::int64_t Scene::subscribers() {
+  return server.connect().command({"PUBSUB", "NUMSUB", RedisOptions().channel}).items.at(1).number;
+}
+
 void Scene::hold(std::string_view key, std::string_view value) {
   const Status set = near.cache.set(key, value);
   require(set.ok(), set.to_string());

@@ -70,6 +70,7 @@ struct Scene {
   // Keys that a host holds otherwise than Redis does; for when nothing changes any more.
   std::vector<std::string> differences();
   std::vector<std::string> differences(const test::RedisServer& redis);
+  std::int64_t subscribers();
   bool in_sync() const { return far.in_sync() && near.in_sync(); }
   // Both have.
   bool logged(std::string_view text) const { return far.logged(text) && near.logged(text); }
