@@ -30,7 +30,9 @@ using test::Steps;
 constexpr std::uint64_t kBatch = 1000;
 constexpr std::chrono::seconds kPatience{60};
 
-// When each was at it.
+enum class Turn : std::uint32_t { kFailed, kDone, kGotOld };
+
+// When each was at it, and what came of it.
 struct Span {
   std::atomic<std::uint64_t> begun_ns;
   std::atomic<std::uint64_t> ended_ns;
@@ -51,7 +53,6 @@ Ring& create_ring() {
 
 std::string key_of(std::uint64_t round) { return "duel:" + std::to_string(round); }
 
-enum class Turn : std::uint32_t { kFailed, kDone, kGotOld };
 // What one side does in a round.
 using Move = std::function<Turn(Cache&, std::uint64_t round)>;
 
