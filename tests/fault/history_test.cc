@@ -25,11 +25,11 @@ bool dropped_everything(const Site& site, std::uint64_t raises_before) {
   return site.raises() > raises_before && (site.logged("(log_lost)") || site.logged("(diverged)"));
 }
 
+const RedisServer::Config kPrimary{.tcp = true, .lines = {"repl-diskless-sync-delay 0"}};
+
 // A primary that larder reaches through the proxy, and a replica of it.
 struct Promotion {
-  Promotion()
-      : scene({.server = {.tcp = true}, .both_far = true}),
-        other(RedisServer::Config{.tcp = true}) {
+  Promotion() : scene({.server = kPrimary, .both_far = true}), other(kPrimary) {
     follow(other, scene.server);
     scene.hold("changed", "old");
     scene.hold("kept", "same");
@@ -85,7 +85,7 @@ TEST_CASE("FLUSHALL while nobody writes: the next heartbeat notices") {
   scene.recover();
   CHECK(scene.far.local("held").empty());
   CHECK(scene.near.local("held").empty());
-  CHECK_FALSE(scene.far.cache.get("held")->hit());
+  CHECK_FALSE(scene.far.get("held").hit());
   scene.hold("held", "after");
 }
 
@@ -95,7 +95,7 @@ TEST_CASE("FLUSHALL while the leader is disconnected") {
   t.scene.proxy.doors(Doors::kRefuse);
   t.scene.proxy.cut();
   REQUIRE(t.scene.server.connect().command({"FLUSHALL"}) == "OK");
-  t.await_lease_lost();
+  t.outlive_lease();
   t.await_stale_reads();
   t.scene.proxy.heal();
   REQUIRE(await([&] { return dropped_everything(t.scene.far, raises); }, kPatience));
@@ -114,7 +114,7 @@ TEST_CASE("the log is removed, with hosts connected and without") {
     }
     REQUIRE(t.scene.server.connect().command({"UNLINK", kLog}).number == 1);
     if (!connected) {
-      t.await_lease_lost();
+      t.outlive_lease();
       t.scene.proxy.heal();
     }
     REQUIRE(await([&] { return dropped_everything(t.scene.far, raises); }, kPatience));
@@ -184,15 +184,15 @@ TEST_CASE("a replica is promoted that lost the last writes: hosts go back with i
     p.scene.server.kill();
     p.scene.proxy.redirect(p.other.unix_socket());
     p.scene.recover(p.other);
-    CHECK(p.scene.far.cache.get("third 1")->value == "v");
+    CHECK(p.scene.far.get("third 1").value == "v");
   }
   CHECK(dropped_everything(p.scene.far, far));
   CHECK(dropped_everything(p.scene.near, near));
   CHECK(p.scene.differences(p.other).empty());
   for (Site* site : {&p.scene.far, &p.scene.near}) {
-    CHECK(site->cache.get("changed")->value == "old");
-    CHECK(site->cache.get("kept")->value == "same");
-    CHECK_FALSE(site->cache.get("new")->hit());
+    CHECK(site->get("changed").value == "old");
+    CHECK(site->get("kept").value == "same");
+    CHECK_FALSE(site->get("new").hit());
   }
   p.scene.hold("changed", "anew");
 }
@@ -220,7 +220,7 @@ TEST_CASE("the old primary becomes a replica while larder stays connected to it"
   p.scene.proxy.cut();
   p.scene.recover(p.other);
   CHECK(p.scene.differences(p.other).empty());
-  CHECK(p.scene.far.cache.get("changed")->value == "new");
-  CHECK(p.scene.near.cache.get("changed")->value == "new");
+  CHECK(p.scene.far.get("changed").value == "new");
+  CHECK(p.scene.near.get("changed").value == "new");
   p.scene.hold("changed", "newer");
 }

