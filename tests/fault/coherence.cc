@@ -56,6 +56,7 @@ Json report_of(const CoherenceOptions& options, const CoherenceReport& report) {
   return {{"seed", options.seed},
           {"seconds", options.seconds},
           {"calm_seconds", options.calm_seconds},
+          {"every_ms", options.every_ms},
           {"reads_checked", report.fresh_reads},
           {"remote_reads", report.remote_reads},
           {"stale_reads", report.stale_reads},
@@ -146,6 +147,8 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", options.seconds, "with a fault each second, by default 60");
   app.add_option("--calm-seconds", options.calm_seconds, "without faults, before; by default 30");
   app.add_option("--writes", options.writes_per_second, "each second by all, by default 1000");
+  app.add_option("--every-ms", options.every_ms, "a fault, by default 1000")
+      ->check(CLI::Range(1, 60'000));
   app.add_option("--seed", options.seed, "of everything that is left to chance");
   app.add_option("--crossing", crossing,
                  "instead: two hosts set one key at once, so many times; do they agree?");

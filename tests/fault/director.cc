@@ -35,7 +35,6 @@ using test::RedisServer;
 using test::Steps;
 
 constexpr std::uint64_t kMs = 1'000'000;  // in ns
-constexpr std::uint64_t kTickMs = 1000;
 constexpr std::uint64_t kPatienceMs = 60'000;
 constexpr std::uint64_t kLookMs = 5;
 
@@ -204,7 +203,7 @@ class Director {
     while (now_ns() < end_ns) {
       do_what_is_due();
       if (with_faults && now_ns() >= next_fault_ns && now_ns() >= redis_is_back_ns_) {
-        next_fault_ns += kTickMs * kMs;
+        next_fault_ns += options_.every_ms * kMs;
         strike();
       }
       sleep_ms(2);

@@ -45,6 +45,7 @@ struct CoherenceOptions {
   double seconds = 60;       // with a fault each second
   double calm_seconds = 30;  // without any, before
   double writes_per_second = 1000;
+  std::uint64_t every_ms = 1000;  // a fault
   std::uint64_t seed = 1;
 };
 

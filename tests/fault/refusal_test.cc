@@ -198,6 +198,7 @@ TEST_CASE("PUBLISH is forbidden: changes are made, and the others hear of them f
   Traffic t;
   RedisConnection redis = t.scene.server.connect();
   const std::uint64_t raises = t.scene.far.raises() + t.scene.near.raises();
+  t.scene.hold("k", "announced");
   forbid(redis, {{"publish"}, ""});
   const std::uint64_t writes = t.watch.writes();
   t.scene.hold("k", "unannounced");
