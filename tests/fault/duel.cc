@@ -1,7 +1,7 @@
 #include "tests/fault/duel.h"
 
-#include <sched.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include <algorithm>
 #include <array>
@@ -40,7 +40,9 @@ struct Span {
 };
 
 struct Ring {
-  std::atomic<std::uint64_t> arrived[2];  // the round for which each is ready
+  std::atomic<std::uint64_t> arrivals;
+  std::atomic<std::uint64_t> round;     // for which both have arrived
+  std::atomic<std::uint64_t> start_ns;  // when it begins
   Span spans[2][kBatch];
   std::atomic<bool> failed;
 };
@@ -103,7 +105,7 @@ class Duel {
       steps.wait();
       const std::uint64_t count = std::min(kBatch, rounds - first);
       for (std::uint64_t i = 0; i < count; ++i) {
-        meet(ring, side, first + i + 1);
+        meet(ring, first + i + 1);
         Span& span = ring.spans[side][i];
         span.begun_ns = now_ns();
         span.turn = moves_[side](cache, first + i);
@@ -115,12 +117,16 @@ class Duel {
     return steps.wait_for_death();
   }
 
-  // Until the other is ready for the round too.
-  static void meet(Ring& ring, unsigned side, std::uint64_t round) {
-    constexpr unsigned kSpins = 2000;
-    ring.arrived[side].store(round, std::memory_order_release);
-    for (unsigned i = 0; ring.arrived[1 - side].load(std::memory_order_acquire) < round; ++i) {
-      if (i % kSpins == kSpins - 1) sched_yield();
+  // Whoever comes second says when both begin, so that neither has to wait for the other's waking.
+  static void meet(Ring& ring, std::uint64_t round) {
+    constexpr std::uint64_t kNoticeNs = 200'000;
+    constexpr timespec kNap{0, 20'000};
+    if (ring.arrivals.fetch_add(1) % 2 == 1) {
+      ring.start_ns = now_ns() + kNoticeNs;
+      ring.round = round;
+    }
+    while (ring.round < round) nanosleep(&kNap, nullptr);
+    while (now_ns() < ring.start_ns) {
     }
   }
 
@@ -161,8 +167,12 @@ class Duel {
   DuelReport report_;
 };
 
+// Of every second round the value is not pushed: the other host is left with nothing that would
+// tell it what is newer.
 Turn set(Cache& cache, std::uint64_t round, const char* whose) {
-  const Status done = cache.set(key_of(round), whose + std::to_string(round));
+  const std::string value = whose + std::to_string(round);
+  const Status done = round % 2 == 0 ? cache.set(key_of(round), value)
+                                     : cache.set_with_invalidate(key_of(round), value);
   return done.ok() ? Turn::kDone : Turn::kFailed;
 }
 
