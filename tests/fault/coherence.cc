@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
+#include <exception>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -156,7 +157,12 @@ int main(int argc, char** argv) {
                  "instead: one host reads a key while another sets it, so many times");
   app.add_flag("--json", json, "the report as one JSON object");
   CLI11_PARSE(app, argc, argv);
-  if (crossing > 0) return duel(cross(crossing), "hosts hold other values than Redis", json);
-  if (late_fill > 0) return duel(fill_late(late_fill), "an old value was kept", json);
-  return coherence(options, json);
+  try {
+    if (crossing > 0) return duel(cross(crossing), "hosts hold other values than Redis", json);
+    if (late_fill > 0) return duel(fill_late(late_fill), "an old value was kept", json);
+    return coherence(options, json);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "larder-coherence: %s\n", error.what());
+    return 2;
+  }
 }

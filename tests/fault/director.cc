@@ -61,6 +61,7 @@ Watched& create_watched() {
 // Looks at every host's lease, in a process of its own.
 int watch(const std::vector<Options>& hosts, Watched& watched, const Ledger& ledger) {
   std::vector<HostView> views;
+  views.reserve(hosts.size());
   for (const Options& options : hosts) views.emplace_back(options);
   while (!ledger.over) {
     sleep_ms(kLookMs);

@@ -10,7 +10,6 @@
 using namespace larder;
 using namespace std::chrono_literals;
 using fault::kPatience;
-using fault::Scene;
 using fault::Site;
 using fault::Traffic;
 using test::await;
