@@ -204,12 +204,20 @@ constexpr std::string_view kScriptCommands =
     "EXISTS, TYPE, XINFO, XADD, XRANGE, GET, PTTL, SET, DEL, PUBLISH, TIME, and FLUSHDB for the "
     "database scope";
 
-// ---- replies to AUTH and SELECT ---------------------------------------------------------------
+// ---- replies to SELECT ------------------------------------------------------------------------
 
-// Never with the reply's own text unless it is one of Redis' fixed sentences: a server that does
-// not know AUTH repeats the command's arguments.
-Status status_of_auth_error(std::string_view text, const std::string& name) {
-  const std::string at = "Redis at " + name;
+Status status_of_select_error(std::string_view text, int database) {
+  if (contains(text, "out of range") || contains(text, "invalid DB index")) {
+    return {Code::kInvalidArgument, "redis.database " + std::to_string(database) +
+                                        " does not exist in this Redis; its `databases` setting "
+                                        "says how many it has"};
+  }
+  return status_of_error(text);
+}
+
+}  // namespace
+
+Status status_of_auth_error(std::string_view text, const std::string& at) {
   if (text.starts_with("WRONGPASS") || text.starts_with("ERR invalid password")) {
     return {Code::kPermissionDenied,
             at + " refused the user or the password; check redis.username and redis.password"};
@@ -229,17 +237,6 @@ Status status_of_auth_error(std::string_view text, const std::string& name) {
   return {Code::kPermissionDenied, at + " refused to authenticate this client"};
 }
 
-Status status_of_select_error(std::string_view text, int database) {
-  if (contains(text, "out of range") || contains(text, "invalid DB index")) {
-    return {Code::kInvalidArgument, "redis.database " + std::to_string(database) +
-                                        " does not exist in this Redis; its `databases` setting "
-                                        "says how many it has"};
-  }
-  return status_of_error(text);
-}
-
-}  // namespace
-
 Status status_of_error(std::string_view text) {
   const std::string_view plain = without_script_position(text);
   const auto with_cure = [plain](Code code, std::string_view cure) {
@@ -252,11 +249,6 @@ Status status_of_error(std::string_view text) {
   // Before a login Redis reads short commands only, and says "unauthenticated multibulk length".
   if (contains(plain, "Protocol error: unauthenticated")) {
     return with_cure(Code::kPermissionDenied, "set redis.password");
-  }
-  // Of Redis before version 6, to AUTH.
-  if (plain.starts_with("ERR invalid password") || plain.starts_with("ERR AUTH") ||
-      plain.starts_with("ERR Client sent AUTH")) {
-    return with_cure(Code::kPermissionDenied, "check redis.username and redis.password");
   }
   if (contains(plain, "ACL failure in script") || contains(plain, "executing the script can't")) {
     return with_cure(
@@ -317,7 +309,8 @@ Status Connection::log_in(const Login& login, Deadline deadline) {
     auth.push_back(login.password);
     const Result<Reply> reply = command(auth, deadline);
     if (!reply) return reply.status();
-    if ((*reply)->type == REDIS_REPLY_ERROR) return status_of_auth_error(text_of(**reply), name_);
+    if ((*reply)->type == REDIS_REPLY_ERROR)
+      return status_of_auth_error(text_of(**reply), "Redis at " + name_);
   }
   if (login.database != 0) {
     const std::string number = std::to_string(login.database);

@@ -84,10 +84,14 @@ void Link::greet(const LinkTarget& target) {
   };
   waiting_.push_back({Clock::now() + timeout_, {}});  // the connection itself
   arm_deadline();
+  const auto must_let_us_in = [this](const redisReply& reply) {
+    if (reply.type != REDIS_REPLY_ERROR) return;
+    fail(status_of_auth_error(text_of(reply), name_ + ": cannot log in: Redis"));
+  };
   if (!target.password.empty() && target.username.empty()) {
-    ask({"AUTH", target.password}, must_succeed);
+    ask({"AUTH", target.password}, must_let_us_in);
   } else if (!target.password.empty()) {
-    ask({"AUTH", target.username, target.password}, must_succeed);
+    ask({"AUTH", target.username, target.password}, must_let_us_in);
   }
   if (target.database != 0) ask({"SELECT", std::to_string(target.database)}, must_succeed);
   ask({"PING"}, [this](const redisReply& reply) {

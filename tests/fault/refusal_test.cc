@@ -255,6 +255,17 @@ TEST_CASE("commands that this Redis does not have are named") {
   }
 }
 
+TEST_CASE("a Redis that repeats what it does not understand does not get the password logged") {
+  const RedisServer server(RedisServer::Config{.lines = {"rename-command AUTH \"\""}});
+  const TempDir folder;
+  Options options = test::host_options(folder, "h", server.unix_socket());
+  options.redis.password = "s3cret";
+  Site site(options);
+  REQUIRE(await([&] { return site.logged("cannot log in"); }, kPatience));
+  CHECK(site.cache.set("k", "v").code() == Code::kPermissionDenied);
+  CHECK_FALSE(site.logged("s3cret"));
+}
+
 TEST_CASE("the password changes: who is connected stays, who comes anew is told what is wrong") {
   struct Case {
     std::string configured;
