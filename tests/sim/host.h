@@ -93,10 +93,11 @@ class Leader {
   bool is_dead() const { return dead_; }
   bool is_following() const { return follower_.is_following(); }
   Worker& process() { return process_; }
-  // Who answers it; during a split brain the events may come from another.
   // When the probe was sent that noted this.
   Time probe_of(shm::CoarseTime noted) const;
-  Server* server() { return commander_ == nullptr ? nullptr : &commander_->server(); }
+  // Whom it follows. None while events and answers come from two: in a split brain a name may lead
+  // its two connections to different servers, until a probe finds that these differ.
+  Server* server() const;
 
   int stops = 0;
   Connection* subscriber() { return subscriber_; }

@@ -227,6 +227,11 @@ void Leader::probe() {
       });
 }
 
+Server* Leader::server() const {
+  if (subscriber_ == nullptr || commander_ == nullptr) return nullptr;
+  return &subscriber_->server() == &commander_->server() ? &commander_->server() : nullptr;
+}
+
 // The earliest, if several read the same.
 Time Leader::probe_of(shm::CoarseTime noted) const {
   const auto found = std::find_if(probes_.begin(), probes_.end(),

@@ -170,20 +170,29 @@ void reader_stands_between_lease_and_copy(Stage& stage) {
 // --------------------------------------------------------------------------
 
 void former_leader_wakes_up(Stage& stage) {
-  stage.set(1, 0, 0);
   Host& host = stage.host(0);
-  Leader& former = *host.leader();
-  // Stopped in the middle of an event, for so long that another leads and follows.
-  stage.world.interruption = [&stage, &host, &former] {
+  Leader* const former = host.leader();
+  const std::uint64_t next = host.sync_words().head_seq.load() + 1;
+  // Stopped before an event's effect, until another leads and follows a log that began anew.
+  std::function<void()> at_each_moment = [&] {
+    if (host.sync_words().head_seq.load() != next) {
+      stage.world.interruption = at_each_moment;
+      return;
+    }
     stage.world.pass(4000 * kMs);
-    stage.expect(host.leader() != &former, "nobody took over");
+    stage.expect(host.leader() != former, "nobody took over");
+    stage.redis().flush_all();
+    stage.world.pass(1000 * kMs);
     stage.set(1, 1, 0);
-    stage.set(1, 1, 0);
+    stage.world.pass(1500 * kMs);
+    stage.world.interruption = [&stage] {  // before it goes on, if it does
+      for (unsigned i = 0; i < 3; ++i) stage.worker(0, i).get(0);
+    };
   };
-  stage.worker(1, 0).set(0, 0, true);
+  stage.world.interruption = at_each_moment;
+  stage.set(1, 0, 0);
   stage.settle();
-  stage.worker(0, 1).get(0);
-  stage.settle();
+  stage.world.interruption = nullptr;
   stage.heal();
 }
 
