@@ -234,16 +234,22 @@ Result<ClientOptions> client_options(const Options& options, std::string node_id
 // again.
 std::vector<std::vector<std::string_view>> fetch_commands(std::string_view log_key,
                                                           std::string_view key) {
-  return {{"XREVRANGE", log_key, "+", "-", "COUNT", "1"}, {"GET", key}, {"PTTL", key}};
+  const std::vector<std::string_view> end = {"XREVRANGE", log_key, "+", "-", "COUNT", "1"};
+  return {end, {"GET", key}, {"PTTL", key}, end};
 }
 
 namespace {
 
-Status take_last_id(const redisReply& rows, Fetched& fetched) {
-  if (is_array(rows, 0)) return {};
+Result<ChangeId> read_last_id(const redisReply& rows) {
+  if (is_array(rows, 0)) return ChangeId();
   if (!is_array(rows, 1) || !is_array(*rows.element[0], 2)) return unexpected_reply();
-  const Result<ChangeId> last = read_log_id(*rows.element[0]->element[0]);
+  return read_log_id(*rows.element[0]->element[0]);
+}
+
+Status take_end(const redisReply& rows, bool is_first, Fetched& fetched) {
+  const Result<ChangeId> last = read_last_id(rows);
   if (!last) return last.status();
+  fetched.overtaken = !is_first && *last != fetched.last;
   fetched.last = *last;
   return {};
 }
@@ -267,8 +273,9 @@ Status take_life_left(const redisReply& left, Fetched& fetched) {
 
 Status take_fetch_reply(std::size_t number, const redisReply& reply, Fetched& fetched) {
   if (reply.type == REDIS_REPLY_ERROR) return status_of_error(text_of(reply));
-  if (number == 0) return take_last_id(reply, fetched);
-  return number == 1 ? take_value(reply, fetched) : take_life_left(reply, fetched);
+  if (number == 1) return take_value(reply, fetched);
+  if (number == 2) return take_life_left(reply, fetched);
+  return take_end(reply, number == 0, fetched);
 }
 
 // ---- the client -------------------------------------------------------------------------------

@@ -58,14 +58,16 @@ enum class Announce {
   kInvalidation,  // they drop their copy and read it when asked
 };
 
-// What Redis held under a key, and an id that the log had reached by then.
+// What Redis held under a key, and the log's end at that very moment.
 struct Fetched {
   std::optional<std::string> value;
   std::int64_t ttl_ms = -1;  // left to live; -1: for ever. Without meaning when there is no value
   ChangeId last;             // {0, 0}: the log is empty
+  // The log went on while it was asked: then nothing says which changes the value has.
+  bool overtaken = false;
 };
-// What is asked for it, in one go. The log's end first: so the value has every change up to that,
-// and perhaps later ones, which its copy is then not said to have.
+// What is asked for it, in one go: the log's end before and after the value. In between hardly
+// anything ever happens, and what does, shows.
 std::vector<std::vector<std::string_view>> fetch_commands(std::string_view log_key,
                                                           std::string_view key);
 // The answer to command `number` of them. kUnavailable for what is no such answer.

@@ -11,6 +11,7 @@ Fill::Fill(const shm::Table& table, std::string_view key)
 
 void Fill::finish(shm::Table& table, std::string_view key, const Fetched& answer,
                   bool holds_copy) const {
+  if (answer.overtaken) return;
   if (!answer.value) {
     if (holds_copy) (void)table.remove(key, sample_, answer.last);
     return;

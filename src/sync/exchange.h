@@ -18,8 +18,8 @@ class Fill {
  public:
   Fill(const shm::Table& table, std::string_view key);
 
-  // Keeps what Redis answered, unless something newer came meanwhile. `holds_copy`: one is here,
-  // but is not to be trusted; it goes when Redis has none.
+  // Keeps what Redis answered, unless it was overtaken or something newer came meanwhile.
+  // `holds_copy`: one is here, but is not to be trusted; it goes when Redis has none.
   void finish(shm::Table& table, std::string_view key, const Fetched& answer,
               bool holds_copy = false) const;
 

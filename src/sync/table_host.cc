@@ -98,14 +98,29 @@ ApplyOutcome TableHost::apply(const Event& event) {
   return ApplyOutcome::kStaleTerm;
 }
 
-// When a former leader that was stopped has moved it since, and it follows another server, what was
-// stored meanwhile may rest on a history that only that one knows.
 void TableHost::set_cursor(ChangeId id) {
-  const bool was_moved = set_last_ && cursor() != *set_last_;
+  const bool disturbed = is_disturbed();
   set_last_ = id;
   words().cursor_nonce.store(id.nonce, std::memory_order_relaxed);
   words().cursor_seq.store(id.seq, std::memory_order_release);
-  if (was_moved) table_.raise_epoch();
+  if (disturbed) drop_what_another_left(id);
+}
+
+// A former leader that was stopped in the middle of an event has gone on since: it has moved the
+// cursor, or forgotten the history and noted its own.
+bool TableHost::is_disturbed() noexcept {
+  if (!set_last_) return false;
+  return cursor() != *set_last_ || !(set_last_->none() || history_.knows(*set_last_));
+}
+
+// It may follow another server, and what was stored meanwhile rest on a history that only that one
+// knows.
+void TableHost::drop_what_another_left(ChangeId cursor) {
+  do {
+    table_.raise_epoch();
+    history_.forget();
+  } while (!cursor.none() && !history_.follow(cursor));
+  note(Happening::kRaise, "a former leader went on");
 }
 
 bool TableHost::knows(ChangeId id) { return history_.knows(id); }
@@ -121,6 +136,7 @@ void TableHost::hear_without_id() {
 void TableHost::raise_epoch(RaiseReason reason) {
   const std::uint64_t epoch = table_.raise_epoch();
   history_.forget();
+  set_last_.reset();
   count(counter_of(reason));
   note(Happening::kRaise, reason_name(reason));
   logger_.log(LogLevel::kInfo, "everything held was dropped, for events may have been missed (" +

@@ -58,6 +58,8 @@ class TableHost : public Host {
  private:
   shm::HotWords& hot() { return table_.segment().superblock().hot; }
   std::uint64_t epoch() { return hot().epoch.load(std::memory_order_acquire); }
+  bool is_disturbed() noexcept;
+  void drop_what_another_left(ChangeId cursor);
   void note_event(const Event& event, shm::EventOutcome outcome) noexcept;
   shm::SyncWords& words() { return table_.segment().superblock().sync; }
 
@@ -68,7 +70,7 @@ class TableHost : public Host {
   const std::chrono::milliseconds lease_;
   Logger& logger_;
   const std::function<void(std::string_view)> refetch_;
-  std::optional<ChangeId> set_last_;  // the cursor
+  std::optional<ChangeId> set_last_;  // the cursor, since this host last forgot the history
 };
 
 // A deadline in Redis' clock as one in CLOCK_BOOTTIME, by the segment's last measurement of the

@@ -91,17 +91,30 @@ void Host::stop(unsigned number, Time time) {
   Worker& worker = workers[number];
   if (worker.stops != 0) return;
   ++worker.stops;
-  for (Leader& each : leaders_) each.stops += &each.process() == &worker;
-  world.schedule.in(time, [this, &worker, generation = worker.generation] {
+  const std::vector<Leader*> stopped = stop_leaders(&worker);
+  world.schedule.in(time, [this, &worker, stopped, generation = worker.generation] {
     if (worker.generation != generation) return;
     --worker.stops;
     worker.resume();
-    for (Leader& each : leaders_) {
-      if (&each.process() != &worker) continue;
-      --each.stops;
-      each.resume();
-    }
+    resume_leaders(stopped);
   });
+}
+
+// Those of a process, or all.
+std::vector<Leader*> Host::stop_leaders(const Worker* process) {
+  std::vector<Leader*> stopped;
+  for (Leader& each : leaders_) {
+    if (process == nullptr || &each.process() == process) stopped.push_back(&each);
+  }
+  for (Leader* each : stopped) ++each->stops;
+  return stopped;
+}
+
+void Host::resume_leaders(const std::vector<Leader*>& stopped) {
+  for (Leader* each : stopped) {
+    --each->stops;
+    each->resume();
+  }
 }
 
 // Its thread alone.
@@ -123,8 +136,8 @@ void Host::suspend(Time time) {
   if (suspended || world.is_meanwhile()) return;
   suspended = true;
   for (Worker& worker : workers) ++worker.stops;
-  for (Leader& each : leaders_) ++each.stops;
-  world.schedule.in(time, [this, time] {
+  const std::vector<Leader*> stopped = stop_leaders(nullptr);
+  world.schedule.in(time, [this, time, stopped] {
     suspended = false;
     clock.suspended += time;
     leader_seen_ = true_time;
@@ -132,10 +145,7 @@ void Host::suspend(Time time) {
       if (worker.stops > 0) --worker.stops;
       worker.resume();
     }
-    for (Leader& each : leaders_) {
-      --each.stops;
-      each.resume();
-    }
+    resume_leaders(stopped);
   });
 }
 

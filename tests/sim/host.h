@@ -67,6 +67,7 @@ class Worker {
   void ask(Ask ask, Done done);
   void change(Kind kind, const ChangeOrder& order, Time ttl);
   void fetch(unsigned key, bool holds_copy);
+  void fetch_end(ChangeId before, const sync::Fetched& answer);
   void fetched(const sync::Fetched& answer);
   void changed(const std::optional<sync::Written>& answer);
   void cleared(const std::optional<sync::Written>& answer);
@@ -193,6 +194,8 @@ class Host {
  private:
   void watch();
   void elect();
+  std::vector<Leader*> stop_leaders(const Worker* process);
+  void resume_leaders(const std::vector<Leader*>& stopped);
 
   std::vector<Connection*> connections_;
   std::list<Leader> leaders_;  // some are told while others are added

@@ -67,6 +67,7 @@ void fill_in_two_questions(Stage& stage) {
   stage.set(1, 0, 0);
   stage.host(0).table.drop(key_name(0));
   stage.worker(0, 1).get(0);
+  stage.until_answered();  // where the log ends
   stage.until_answered();  // the value
   stage.worker(1, 1).set(0, 0, true);
   stage.worker(0, 2).get(1);
@@ -404,7 +405,7 @@ const std::vector<Scenario>& scenarios() {
        rollback_without_a_successor},
       {"rollback-killed", "1: the leader that finds it is killed", "",
        rollback_and_a_leader_killed_in_its_flush},
-      {"fill-in-two", "2: a change between the value and the log's end", "fill-is-atomic",
+      {"fill-in-two", "2: a change between the value and the log's end", "fill-asks-end-twice",
        fill_in_two_questions},
       {"flushall", "7: nothing is published", "", flushall_is_noticed},
       {"flushall-same-number", "7: and the log has as many changes again", "",

@@ -49,18 +49,22 @@ void Worker::fetch(unsigned key, bool holds_copy) {
   call.holds_copy = holds_copy;
   call.fill.emplace(host_.table, key_name(key));
   begin(std::move(call));
-  if (host_.world.options.cures.fill_is_atomic) {
-    return ask([key](Server& server) { return server.fetch(key); },
-               [this](const sync::Fetched& answer) { fetched(answer); });
-  }
-  ask([key](Server& server) { return server.fetch(key); },
-      [this, key](sync::Fetched answer) {
-        ask([key](Server& server) { return server.fetch(key).last; },
-            [this, answer](shm::ChangeId last) {
-              sync::Fetched whole = answer;
-              whole.last = last;
-              fetched(whole);
-            });
+  // Three questions, with whatever happens in between; in fact they travel together.
+  ask([](const Server& server) { return server.log_end(); },
+      [this, key](ChangeId before) {
+        ask([key](Server& server) { return server.fetch(key); },
+            [this, before](const sync::Fetched& answer) { fetch_end(before, answer); });
+      });
+}
+
+void Worker::fetch_end(ChangeId before, const sync::Fetched& answer) {
+  const bool compares = host_.world.options.cures.fill_asks_end_twice;
+  ask([](const Server& server) { return server.log_end(); },
+      [this, before, compares, answer](ChangeId after) {
+        sync::Fetched whole = answer;
+        whole.last = after;
+        whole.overtaken = compares && before != after;
+        fetched(whole);
       });
 }
 

@@ -23,9 +23,9 @@ struct Cures {
   bool log_after_confirmation = true;
   bool role_asked = true;  // of the server, in each probe
   bool failed_change_drops = true;
-  bool lease_read_before = true;  // the copy
-  bool ahead_from_asking = true;  // of a probe, not from its answer
-  bool fill_is_atomic = true;     // value and the log's end in one question
+  bool lease_read_before = true;    // the copy
+  bool ahead_from_asking = true;    // of a probe, not from its answer
+  bool fill_asks_end_twice = true;  // of the log: before and after the value
 };
 
 struct Cure {
@@ -39,7 +39,7 @@ inline constexpr Cure kCures[] = {
     {"failed-change-drops", &Cures::failed_change_drops},
     {"lease-read-before", &Cures::lease_read_before},
     {"ahead-from-asking", &Cures::ahead_from_asking},
-    {"fill-is-atomic", &Cures::fill_is_atomic},
+    {"fill-asks-end-twice", &Cures::fill_asks_end_twice},
 };
 
 struct WorldOptions {

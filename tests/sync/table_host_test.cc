@@ -27,27 +27,56 @@ struct Leaders {
   std::uint64_t epoch() { return table->sample("k").epoch; }
 };
 
+// As an event has its effects.
+void follow(TableHost& leader, ChangeId id) {
+  REQUIRE(leader.set_head(id));
+  leader.set_cursor(id);
+}
+
 }  // namespace
 
 TEST_CASE("what was stored while a former leader had moved the cursor goes") {
   Leaders leaders;
-  leaders.newest.set_cursor({10, 1});
+  follow(leaders.newest, {10, 1});
   const std::uint64_t epoch = leaders.epoch();
   leaders.former.set_cursor({3, 7});  // stopped before this store, for long
   CHECK(leaders.epoch() == epoch);
-  SUBCASE("with the next event") { leaders.newest.set_cursor({11, 2}); }
+  SUBCASE("with the next event") { follow(leaders.newest, {11, 2}); }
   SUBCASE("with the next heartbeat") { leaders.newest.repeat_cursor({10, 1}); }
   CHECK(leaders.epoch() == epoch + 1);
+}
+
+TEST_CASE(
+    "what was stored after a former leader noted its own history goes, and the note as well") {
+  Leaders leaders;
+  const ChangeId theirs{10, 7};
+  follow(leaders.newest, {10, 1});
+  CHECK_FALSE(leaders.former.set_head(theirs));  // stopped before this, in the middle of an event
+  leaders.former.raise_epoch(RaiseReason::kDiverged);
+  CHECK(leaders.former.set_head(theirs));
+  shm::History history(leaders.table->segment());
+  CHECK(history.rest_on(theirs));  // a worker that still asks the former primary
+  SUBCASE("with the next event") { follow(leaders.newest, {11, 2}); }
+  SUBCASE("with the next heartbeat") { leaders.newest.repeat_cursor({10, 1}); }
+  const std::uint64_t epoch = leaders.epoch();
+  CHECK_FALSE(history.rest_on(theirs));
+  leaders.newest.repeat_cursor(leaders.newest.cursor());
+  CHECK(leaders.epoch() == epoch);  // once is enough
 }
 
 TEST_CASE("a leader that moves the cursor alone keeps everything") {
   Leaders leaders;
   const std::uint64_t epoch = leaders.epoch();
-  leaders.former.set_cursor({10, 1});
-  leaders.newest.set_cursor({11, 2});
+  follow(leaders.former, {10, 1});
+  follow(leaders.newest, {11, 2});
   leaders.newest.repeat_cursor({11, 2});
-  leaders.newest.set_cursor({12, 3});
+  follow(leaders.newest, {12, 3});
+  leaders.newest.repeat_cursor({12, 3});
   CHECK(leaders.epoch() == epoch);
+  leaders.newest.raise_epoch(RaiseReason::kLogLost);
+  follow(leaders.newest, {1, 9});
+  follow(leaders.newest, {2, 9});
+  CHECK(leaders.epoch() == epoch + 1);
 }
 
 }  // namespace larder::sync
