@@ -86,6 +86,14 @@ bool Pipe::hear() const {
   }
 }
 
+bool Pipe::waits(double seconds) const {
+  pollfd wanted{ends_[0], POLLIN, 0};
+  const timespec most{
+      static_cast<time_t>(seconds),
+      static_cast<long>((seconds - static_cast<double>(static_cast<time_t>(seconds))) * 1e9)};
+  return ppoll(&wanted, 1, &most, &mask_while_waiting) > 0;
+}
+
 // ---- children ---------------------------------------------------------------------------------
 
 Child::Child(const std::function<void()>& work) {

@@ -39,6 +39,7 @@ class Pipe {
   bool tell() const;
   // Waits for it; false at the end of the pipe, on an error and when interrupted.
   bool hear() const;
+  bool waits(double seconds) const;  // for `hear` not to wait, at most so long
 
  private:
   void close_end(int end);

@@ -31,6 +31,7 @@ int measure_calls(const SyncArguments& arguments);
 int measure_writers(const SyncArguments& arguments);
 int measure_outage(const SyncArguments& arguments);
 int measure_restart(const SyncArguments& arguments);
+int measure_storm(const SyncArguments& arguments);
 
 // ---- what they share ----
 

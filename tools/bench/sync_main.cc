@@ -35,6 +35,8 @@ int run_main(int argc, char** argv) {
   add("writers", "changes a second of many processes", measure_writers);
   add("outage", "local hits while Redis is gone", measure_outage);
   add("restart", "what is kept when all processes were gone", measure_restart);
+  add("storm", "whether a host keeps up with many changes, or knows that it does not",
+      measure_storm);
   CLI11_PARSE(app, argc, argv);
   install_interrupt_handlers();
   return chosen(a);
