@@ -19,7 +19,7 @@ class Breaker {
   // May Redis be asked now? `answered_ms`: when somebody else asked it last and was answered.
   bool admits(std::uint64_t answered_ms) noexcept {
     const std::uint64_t failed = failed_ms_.load(std::memory_order_relaxed);
-    return failed == 0 || answered_ms > failed || admits_trial();
+    return failed == 0 || answered_ms >= failed || admits_trial();
   }
   // As a call that Redis answered, or did not, has ended.
   void answered() noexcept {
