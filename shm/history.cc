@@ -10,7 +10,7 @@ bool History::rest_on(ChangeId id) noexcept {
   Atomic<std::uint64_t>& word = word_of(id);
   std::uint64_t noted = word.load();
   while (noted != pack(id)) {
-    const bool is_ahead = id.seq > cursor && id.seq - cursor <= kHistory;
+    const bool is_ahead = id.seq > cursor && id.seq - cursor < kHistory;
     if (!is_ahead || same_seq(noted, id)) return false;
     if (word.compare_exchange_weak(noted, pack(id))) return true;
   }
@@ -31,7 +31,7 @@ bool History::follow(ChangeId id) noexcept {
 // place may stand for, which are those right behind the cursor.
 std::uint64_t History::ahead() const noexcept {
   const std::uint64_t cursor = sync_.cursor_seq.load(std::memory_order_acquire);
-  for (std::uint64_t seq = cursor + kHistory; seq > cursor; --seq) {
+  for (std::uint64_t seq = cursor + kHistory - 1; seq > cursor; --seq) {
     const ChangeId id{seq, 0};
     if (same_seq(word_of(id).load(), id)) return seq;
   }

@@ -57,13 +57,9 @@ void Journal::note(Happening happening, EventOutcome outcome, ChangeId id, std::
   at.number.store(number + 1, std::memory_order_release);
 }
 
-std::uint64_t Journal::end() const noexcept {
-  return segment_.superblock().sync.noted.load(std::memory_order_acquire);
-}
-
-std::uint64_t Journal::begin() const noexcept {
-  const std::uint64_t end = this->end();
-  return end - std::min<std::uint64_t>(end, segment_.geometry().note_count);
+Journal::Range Journal::range() const noexcept {
+  const std::uint64_t end = segment_.superblock().sync.noted.load(std::memory_order_acquire);
+  return {end - std::min<std::uint64_t>(end, segment_.geometry().note_count), end};
 }
 
 std::optional<Journal::Entry> Journal::read(std::uint64_t number) const {

@@ -58,9 +58,12 @@ class Journal {
   void note(Happening happening, EventOutcome outcome, ChangeId id, std::string_view text,
             std::uint64_t value_bytes) noexcept;
 
-  // The number that the next note will have, and the oldest that may still be there.
-  std::uint64_t end() const noexcept;
-  std::uint64_t begin() const noexcept;
+  // From the oldest that may still be there to the one that the next note will have.
+  struct Range {
+    std::uint64_t begin;
+    std::uint64_t end;
+  };
+  Range range() const noexcept;
   // Nothing: overwritten, or not written to its end.
   std::optional<Entry> read(std::uint64_t number) const;
 

@@ -56,6 +56,7 @@ constexpr std::array<const char*, kSyncCounters> kSyncCounterNames = {
     "raises_diverged",
     "raises_without_id",
     "raises_behind",
+    "raises_disturbed",
     "sets_applied",
     "sets_old",
     "sets_deferred",

@@ -105,6 +105,7 @@ enum class SyncCounter : std::uint32_t {
   kRaisesDiverged,
   kRaisesWithoutId,
   kRaisesBehind,
+  kRaisesDisturbed,  // a former leader went on
   // Events of one key each, in the order of Happening and EventOutcome; see journal.h.
   kSetsApplied,
   kSetsOld,
@@ -231,6 +232,10 @@ struct alignas(kCacheLine) SyncWords {
 // How many of the last changes are known by their exact ids, and how far ahead of the cursor a copy
 // may run. See history.h.
 inline constexpr std::size_t kHistory = 2048;
+// Of two positions that may be of different histories: so far apart, a log has begun anew between.
+constexpr bool is_newer(std::uint64_t known, std::uint64_t seq) {
+  return known > seq && known - seq <= kHistory;
+}
 
 struct Superblock {
   std::uint64_t magic;  // last word written by the creator

@@ -262,10 +262,15 @@ class Table::Impl {
 
   // From here on no reply is stored that may not know of one's own change, and no event of before
   // it. `comparable`: its position is one in the history followed here. If it is not, or if the
-  // epoch began meanwhile, no reply that is under way is stored either.
-  static void guard_change(Hold& hold, Guard& guard, std::uint64_t epoch, const Sample& sample,
-                           std::uint64_t seq, bool comparable) noexcept {
-    hold->raise_guard(guard, epoch, seq);
+  // epoch began meanwhile, no reply that is under way is stored either; and a position far beyond
+  // the cursor is one of a log that was lost, which would block the guard until this one has come
+  // so far.
+  void guard_change(Hold& hold, Guard& guard, std::uint64_t epoch, const Sample& sample,
+                    std::uint64_t seq, bool comparable) noexcept {
+    const std::uint64_t cursor = sync_.cursor_seq.load(kAcquire);
+    if (comparable || epoch == sample.epoch || seq <= cursor + kHistory) {
+      hold->raise_guard(guard, epoch, seq);
+    }
     if (!comparable || epoch != sample.epoch) hold->count_guard(guard);
   }
 
@@ -385,30 +390,18 @@ class Table::Impl {
     return Applied::kApplied;
   }
 
-  // A raise of the epoch undoes nothing that a caller here was told: a newer change or clear of
-  // before it counts, unless the numbers are so far apart that the log must have begun anew.
-  static bool is_newer(std::uint64_t known, std::uint64_t seq) noexcept {
-    return known > seq && known - seq <= kHistory;
-  }
+  // Does this host know of a change or clear after `seq`, be it of before a raise of the epoch?
   bool knows_newer(const Guard& guard, std::uint64_t epoch, std::uint64_t seq) const noexcept {
     const std::uint64_t newest = guard.seq.load(kRelaxed);
     if (guard.epoch.load(kRelaxed) == epoch && newest > seq) return true;
     return is_newer(newest, seq) || is_newer(hot_.floor.load(kAcquire) & kMaxSeq, seq);
   }
-  static void guard_event(Hold& hold, Guard& guard, std::uint64_t epoch, std::uint64_t seq) {
-    if (guard.epoch.load(kRelaxed) != epoch && is_newer(guard.seq.load(kRelaxed), seq)) {
-      hold->count_guard(guard);  // keeps what it knows, and refuses replies all the same
-    } else {
-      hold->raise_guard(guard, epoch, seq);
-    }
-  }
-
   Applied apply_with_id(Hold& hold, Guard& guard, const Change& change, std::uint64_t hash,
                         std::uint64_t epoch) {
     // A newer change was taken here already: this host's own removal, say, that the events have not
     // come to yet. Then this one's value is old, whether or not anything is held of the key.
     const bool overtaken = knows_newer(guard, epoch, change.id.seq);
-    guard_event(hold, guard, epoch, change.id.seq);
+    hold->raise_guard(guard, epoch, change.id.seq);
     const auto found = hold->find(change.record.key, hash);
     if (found && found->entry.header.epoch() == static_cast<std::uint32_t>(epoch)) {
       const EntryHeader& held = found->entry.header;

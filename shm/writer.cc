@@ -369,6 +369,7 @@ Guard& Writer::guard_of(std::uint64_t hash) {
 
 void Writer::raise_guard(Guard& guard, std::uint64_t epoch, std::uint64_t seq) {
   if (guard.epoch.load(kRelaxed) != epoch) {
+    if (is_newer(guard.seq.load(kRelaxed), seq)) return count_guard(guard);
     // Lower first: a death between leaves a guard of the new epoch that is too low only for
     // changes whose effects the same death left undone, and repair raises the count.
     guard.seq.store(0, kRelaxed);

@@ -71,6 +71,8 @@ class Writer {
 
   Guard& guard_of(std::uint64_t hash);
   // Nothing at or below `seq` may be stored by who asked Redis earlier.
+  // A raise of the epoch undoes nothing that a caller here was told: a guard that knows a newer
+  // change of an earlier epoch keeps it, and refuses the replies that are under way all the same.
   void raise_guard(Guard& guard, std::uint64_t epoch, std::uint64_t seq);
   void count_guard(Guard& guard);
 

@@ -284,7 +284,8 @@ Client::Client(ClientOptions options)
     : options_(std::move(options)),
       log_key_(sync::log_key(options_.channel)),
       scripts_(options_.channel, options_.wire_format, options_.log_max_entries),
-      pool_(new Pool(options_.idle_connections_max)) {}
+      pool_(new Pool(options_.idle_connections_max)),
+      breaker_(static_cast<std::uint64_t>(options_.timeout.count())) {}
 
 Client::~Client() {
   Pool* own = pool_.load();
@@ -327,7 +328,11 @@ auto Client::attempt(Ask ask, Kind kind, Deadline deadline, bool& may_repeat)
     Result<std::unique_ptr<Connection>> opened =
         Connection::open(options_.endpoint, options_.login, deadline);
     if (!opened) {
-      if (opened.code() == Code::kUnavailable) breaker_.failed(began_ms);
+      if (opened.code() == Code::kUnavailable) {
+        breaker_.failed(began_ms);
+      } else {
+        breaker_.answered();  // by a refusal
+      }
       return opened.status();
     }
     connection = std::move(*opened);
@@ -339,7 +344,11 @@ auto Client::attempt(Ask ask, Kind kind, Deadline deadline, bool& may_repeat)
     pool.give_back(std::move(connection));
     return answer;
   }
-  if (!connection->was_closed()) breaker_.failed(began_ms);
+  if (connection->was_closed()) {
+    breaker_.ended(began_ms);
+  } else {
+    breaker_.failed(began_ms);
+  }
   const bool unknown = kind == Kind::kChange && connection->has_sent();
   may_repeat = was_idle && connection->was_closed() && !unknown;
   pool.retire(std::move(connection));

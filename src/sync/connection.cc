@@ -201,7 +201,7 @@ constexpr KnownError kKnownErrors[] = {
 
 // Redis does not say which of them it refused.
 constexpr std::string_view kScriptCommands =
-    "EXISTS, TYPE, XINFO, XADD, XRANGE, GET, PTTL, SET, DEL, PUBLISH, TIME, and FLUSHDB for the "
+    "EXISTS, TYPE, XINFO, XADD, XRANGE, XREVRANGE, SET, DEL, PUBLISH, TIME, and FLUSHDB for the "
     "database scope";
 
 // ---- replies to SELECT ------------------------------------------------------------------------
@@ -282,20 +282,21 @@ Connection::~Connection() {
 Result<std::unique_ptr<Connection>> Connection::open(const Endpoint& endpoint, const Login& login,
                                                      Deadline deadline) {
   std::string name = to_string(endpoint);
+  const int timeout_ms = milliseconds_left(deadline);
   const Result<int> fd = endpoint.is_unix()
                              ? connect_to(unix_address(endpoint.unix_socket), name, deadline)
                              : connect_tcp(endpoint, name, deadline);
   if (!fd) return fd.status();
   std::unique_ptr<Connection> connection(new Connection(*fd, std::move(name)));
   if (connection->reader_ == nullptr) return {Code::kUnavailable, "out of memory"};
-  connection->wait_in_recv(milliseconds_left(deadline));
+  connection->wait_in_recv(timeout_ms);
   if (Status status = connection->log_in(login, deadline); !status.ok()) return status;
   return connection;
 }
 
 // A call then waits in one system call instead of two, as long as it has so long to wait.
 void Connection::wait_in_recv(int timeout_ms) {
-  const timeval timeout{timeout_ms / 1000, timeout_ms % 1000 * 1000};
+  const timeval timeout{timeout_ms / 1000, timeout_ms % 1000 * 1000L};
   const int flags = fcntl(fd_, F_GETFL);
   if (timeout_ms <= 0 || flags < 0) return;
   if (setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) != 0) return;
@@ -334,6 +335,7 @@ Status Connection::log_in(const Login& login, Deadline deadline) {
 }
 
 bool Connection::is_usable() const noexcept {
+  if (reader_->pos != reader_->len) return false;
   char byte = 0;
   const ssize_t seen = recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   return seen < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);

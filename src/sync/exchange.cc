@@ -11,7 +11,11 @@ Fill::Fill(const shm::Table& table, std::string_view key)
 
 void Fill::finish(shm::Table& table, std::string_view key, const Fetched& answer,
                   bool holds_copy) const {
-  if (answer.overtaken) return;
+  // The caller has it all the same, so nothing that may be older is read here afterwards.
+  if (answer.overtaken) {
+    (void)table.remove(key, sample_, answer.last);
+    return;
+  }
   if (!answer.value) {
     if (holds_copy) (void)table.remove(key, sample_, answer.last);
     return;

@@ -81,7 +81,10 @@ Next Follower::message(std::string_view payload) {
     hold(std::move(event), payload.size());
     return Next::kNothing;
   }
-  return take(event);
+  const Next next = take(event);
+  constexpr std::size_t kKeptMost = 1u << 20;
+  if (event.value.capacity() > kKeptMost) event = Event();
+  return next;
 }
 
 Next Follower::probe(const ProbeAnswer& answer) {

@@ -99,11 +99,11 @@ ApplyOutcome TableHost::apply(const Event& event) {
 }
 
 void TableHost::set_cursor(ChangeId id) {
-  const bool disturbed = is_disturbed();
+  // First: if this leader dies in between, its successor finds the same.
+  if (is_disturbed()) drop_what_another_left(id);
   set_last_ = id;
   words().cursor_nonce.store(id.nonce, std::memory_order_relaxed);
   words().cursor_seq.store(id.seq, std::memory_order_release);
-  if (disturbed) drop_what_another_left(id);
 }
 
 // A former leader that was stopped in the middle of an event has gone on since: it has moved the
@@ -115,12 +115,15 @@ bool TableHost::is_disturbed() noexcept {
 
 // It may follow another server, and what was stored meanwhile rest on a history that only that one
 // knows.
-void TableHost::drop_what_another_left(ChangeId cursor) {
+void TableHost::drop_what_another_left(ChangeId next) {
   do {
     table_.raise_epoch();
     history_.forget();
-  } while (!cursor.none() && !history_.follow(cursor));
-  note(Happening::kRaise, "a former leader went on");
+  } while (!next.none() && !history_.follow(next));
+  count(SyncCounter::kRaisesDisturbed);
+  note(Happening::kRaise, "disturbed");
+  logger_.log(LogLevel::kWarn,
+              "everything held was dropped, for a former leader of this host went on");
 }
 
 bool TableHost::knows(ChangeId id) { return history_.knows(id); }

@@ -28,7 +28,8 @@ class TableHost : public Host {
         term_(term),
         lease_(lease),
         logger_(logger),
-        refetch_(std::move(refetch)) {}
+        refetch_(std::move(refetch)),
+        set_last_(cursor()) {}
 
   // Where a former leader of this host stopped.
   ChangeId cursor() noexcept;
@@ -59,7 +60,7 @@ class TableHost : public Host {
   shm::HotWords& hot() { return table_.segment().superblock().hot; }
   std::uint64_t epoch() { return hot().epoch.load(std::memory_order_acquire); }
   bool is_disturbed() noexcept;
-  void drop_what_another_left(ChangeId cursor);
+  void drop_what_another_left(ChangeId next);
   void note_event(const Event& event, shm::EventOutcome outcome) noexcept;
   shm::SyncWords& words() { return table_.segment().superblock().sync; }
 

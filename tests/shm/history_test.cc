@@ -52,9 +52,10 @@ TEST_CASE("a copy may rest on what is ahead of the cursor, which is noted") {
 TEST_CASE("but not on what is so far ahead that it cannot be noted") {
   Host host;
   host.follow(id(100));
-  CHECK(host.history.rest_on(id(100 + kHistory)));
-  CHECK_FALSE(host.history.rest_on(id(101 + kHistory)));
-  CHECK(host.history.ahead() == 100 + kHistory);
+  CHECK(host.history.rest_on(id(99 + kHistory)));
+  CHECK_FALSE(host.history.rest_on(id(100 + kHistory)));  // it would take the cursor's place
+  CHECK(host.history.ahead() == 99 + kHistory);
+  CHECK(host.history.knows(id(100)));
 }
 
 // Schedule 1: Redis answered 101, lost it, and gave the number to another change.

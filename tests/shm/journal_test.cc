@@ -25,11 +25,11 @@ struct Host {
 
 TEST_CASE("a note is read as it was made") {
   Host host;
-  CHECK(host.journal.begin() == 0);
-  CHECK(host.journal.end() == 0);
+  CHECK(host.journal.range().begin == 0);
+  CHECK(host.journal.range().end == 0);
   CHECK_FALSE(host.journal.read(0).has_value());
   host.journal.note(Happening::kDelete, EventOutcome::kOld, {5, 6}, "key", 9);
-  CHECK(host.journal.end() == 1);
+  CHECK(host.journal.range().end == 1);
   const auto noted = host.journal.read(0);
   REQUIRE(noted.has_value());
   CHECK(noted->number == 0);
@@ -49,7 +49,7 @@ TEST_CASE("of a long text the beginning is kept, and how long it was") {
     CAPTURE(bytes);
     const std::string key(bytes, 'x');
     host.note(key);
-    const auto noted = host.journal.read(host.journal.end() - 1);
+    const auto noted = host.journal.read(host.journal.range().end - 1);
     REQUIRE(noted.has_value());
     CHECK(noted->text == key.substr(0, kNoteText));
     CHECK(noted->text_bytes == std::min<std::size_t>(bytes, 65'535));
@@ -60,11 +60,11 @@ TEST_CASE("the newest notes take the place of the oldest") {
   Host host;
   const std::uint64_t made = 2 * host.size() + 3;
   for (std::uint64_t i = 0; i < made; ++i) host.note("k" + std::to_string(i), i);
-  CHECK(host.journal.end() == made);
-  CHECK(host.journal.begin() == made - host.size());
+  CHECK(host.journal.range().end == made);
+  CHECK(host.journal.range().begin == made - host.size());
   for (std::uint64_t i = 0; i < made + 2; ++i) {
     const auto noted = host.journal.read(i);
-    REQUIRE(noted.has_value() == (i >= host.journal.begin() && i < made));
+    REQUIRE(noted.has_value() == (i >= host.journal.range().begin && i < made));
     if (noted) CHECK(noted->text == "k" + std::to_string(i));
   }
 }
@@ -73,7 +73,7 @@ TEST_CASE("what a killed leader left half written is no note, and the next leade
   Host host;
   host.note("whole");
   host.segment->superblock().sync.noted.fetch_add(1);  // killed after it took the number
-  CHECK(host.journal.end() == 2);
+  CHECK(host.journal.range().end == 2);
   CHECK_FALSE(host.journal.read(1).has_value());
   host.note("next");
   CHECK(host.journal.read(2)->text == "next");

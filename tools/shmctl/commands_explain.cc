@@ -27,7 +27,8 @@ struct Known {
 std::optional<shm::Journal::Entry> last_note(shm::Segment& segment, std::string_view key) {
   const shm::Journal journal(segment);
   const std::string_view begin = key.substr(0, shm::kNoteText);
-  for (std::uint64_t number = journal.end(); number > journal.begin(); --number) {
+  const auto [first, end] = journal.range();
+  for (std::uint64_t number = end; number > first; --number) {
     auto note = journal.read(number - 1);
     const bool about_it = note && note->hash == segment.hash(key) && note->text == begin &&
                           note->happening <= shm::Happening::kDelete;

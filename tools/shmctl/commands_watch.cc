@@ -23,8 +23,8 @@ class Watch {
   // Until there is enough, or nobody reads any more.
   void follow(shm::Segment& segment, bool from_its_begin) {
     const shm::Journal journal(segment);
-    std::uint64_t next = journal.end() - std::min(journal.end() - journal.begin(), last());
-    if (from_its_begin) next = journal.begin();
+    const auto [first, end] = journal.range();
+    std::uint64_t next = from_its_begin ? first : end - std::min(end - first, last());
     while (!is_done()) {
       next = print_from(journal, next);
       if (std::fflush(stdout) != 0 || !segment.is_at_path()) return;
@@ -37,10 +37,10 @@ class Watch {
   std::uint64_t last() const { return static_cast<std::uint64_t>(a_.last); }
 
   std::uint64_t print_from(const shm::Journal& journal, std::uint64_t next) {
-    const std::uint64_t end = journal.end();
-    if (next < journal.begin()) {
-      missed(journal.begin() - next);
-      next = journal.begin();
+    const auto [first, end] = journal.range();
+    if (next < first) {
+      missed(first - next);
+      next = first;
     }
     for (; next < end && !is_done(); ++next) {
       const auto note = journal.read(next);
