@@ -9,6 +9,7 @@
 
 #include "shm/clock.h"
 #include "shm/fork.h"
+#include "src/sync/transaction.h"
 
 namespace larder::sync {
 
@@ -116,11 +117,11 @@ constexpr std::string_view kOutcomeUnknown = "; whether the change was made is n
 
 // Fresh for every change and straight from the kernel: a generator's state could be shared by
 // forked processes.
-Result<std::string> fresh_nonce() {
+Result<std::uint64_t> fresh_nonce() {
   std::uint64_t nonce = 0;
   for (;;) {
     const ssize_t got = getrandom(&nonce, sizeof nonce, 0);
-    if (got == sizeof nonce) return std::to_string(nonce);
+    if (got == sizeof nonce) return nonce;
     if (got < 0 && errno != EINTR) {
       return {Code::kInternal, "the kernel gives no random bytes (getrandom); nothing was written"};
     }
@@ -198,6 +199,21 @@ bool is_noscript(const redisReply& reply) {
   return reply.type == REDIS_REPLY_ERROR && text_of(reply).starts_with("NOSCRIPT");
 }
 
+// By the ACL, or because the commands have other names. What a script itself is refused says "in
+// script" or "from script" instead.
+bool are_scripts_refused(const redisReply& reply) {
+  if (reply.type != REDIS_REPLY_ERROR) return false;
+  const std::string_view text = text_of(reply);
+  const bool refuses = text.starts_with("NOPERM") || text.starts_with("ERR unknown command");
+  return refuses && (text.find("eval") != text.npos || text.find("EVAL") != text.npos);
+}
+
+// The scripts themselves say what kind of thing stands under a key that is to be set.
+Status status_of_change_error(const redisReply& reply) {
+  const bool is_of_log = text_of(reply).find("WRONGTYPE Operation") != std::string_view::npos;
+  return is_of_log ? status_of_foreign_log() : status_of_error(text_of(reply));
+}
+
 struct ScanPage {
   std::string cursor;
   std::vector<std::string> keys;
@@ -272,7 +288,10 @@ Status take_life_left(const redisReply& left, Fetched& fetched) {
 }  // namespace
 
 Status take_fetch_reply(std::size_t number, const redisReply& reply, Fetched& fetched) {
-  if (reply.type == REDIS_REPLY_ERROR) return status_of_error(text_of(reply));
+  const bool is_of_value = number == 1 || number == 2;
+  if (reply.type == REDIS_REPLY_ERROR) {
+    return is_of_value ? status_of_error(text_of(reply)) : status_of_change_error(reply);
+  }
   if (number == 1) return take_value(reply, fetched);
   if (number == 2) return take_life_left(reply, fetched);
   return take_end(reply, number == 0, fetched);
@@ -364,13 +383,14 @@ auto Client::ask(Ask ask, Kind kind, Deadline deadline) {
   return answer;
 }
 
-// The reply; an error reply becomes a Status, but for NOSCRIPT.
+// The reply; an error reply becomes a Status, unless it is about scripts.
 Result<Reply> Client::run(const Arguments& command, Kind kind, Deadline deadline) {
   Result<Reply> reply =
       ask([&](Connection& redis) { return redis.command(command, deadline); }, kind, deadline);
   if (!reply) return reply;
-  if ((*reply)->type == REDIS_REPLY_ERROR && !is_noscript(**reply)) {
-    return status_of_error(text_of(**reply));
+  const bool is_about_scripts = is_noscript(**reply) || are_scripts_refused(**reply);
+  if ((*reply)->type == REDIS_REPLY_ERROR && !is_about_scripts) {
+    return status_of_change_error(**reply);
   }
   return reply;
 }
@@ -391,15 +411,40 @@ Result<Reply> Client::run_script(const Script& script, std::span<const std::stri
 }
 
 Result<Written> Client::change(const Script& script, std::span<const std::string_view> keys,
-                               const Event& event, std::span<const std::string_view> more) {
-  const Result<std::string> nonce = fresh_nonce();
+                               Order order, std::span<const std::string_view> more) {
+  const Result<std::uint64_t> nonce = fresh_nonce();
   if (!nonce) return nonce.status();
-  const std::string head = event_head(event, options_.wire_format);
-  Arguments arguments{*nonce, head};
+  order.event.sender = options_.sender;
+  order.event.database = options_.login.database;
+  const std::string nonce_text = std::to_string(*nonce);
+  const std::string head = event_head(order.event, options_.wire_format);
+  Arguments arguments{nonce_text, head};
   arguments.insert(arguments.end(), more.begin(), more.end());
   const Result<Reply> reply = run_script(script, keys, arguments, Kind::kChange);
   if (!reply) return reply.status();
+  if (are_scripts_refused(**reply)) return change_without_script(std::move(order), *nonce);
   return read_written(**reply);
+}
+
+Result<Written> Client::change_without_script(Order order, std::uint64_t nonce) {
+  TransactionRequest request;
+  request.log_key = log_key_;
+  request.channel = options_.channel;
+  request.format = options_.wire_format;
+  request.log_max_entries = options_.log_max_entries;
+  request.nonce = nonce;
+  request.event = std::move(order.event);
+  request.command = std::move(order.command);
+  request.ttl = order.ttl;
+  const Deadline until = deadline();
+  auto outcome =
+      ask([&](Connection& redis) { return transact(redis, request, until); }, Kind::kChange, until);
+  if (!outcome) return outcome.status();
+  if (outcome->refused.ok()) return std::move(outcome->written);
+  return Status(outcome->refused.code(),
+                outcome->refused.message() +
+                    "; scripts, which larder would rather use, are refused "
+                    "as well (EVALSHA, EVAL)");
 }
 
 // A cache that overwrote its own log would take every host's history with it.
@@ -428,40 +473,35 @@ Result<Written> Client::set(std::string_view key, std::string_view value,
             "ttl of " + std::to_string(ttl.count()) + " ms; it is 0 (for ever) to 100 years"};
   }
   if (Status status = check_key(key); !status.ok()) return status;
-  Event event;
-  event.key = key;
-  event.sender = options_.sender;
-  event.database = options_.login.database;
   const bool with_value = announce == Announce::kValue;
-  event.action = with_value ? Action::kSet : Action::kInvalidate;
-  if (with_value) event.value = value;
+  Order order{{}, {"SET", key, value}, ttl};
+  order.event.action = with_value ? Action::kSet : Action::kInvalidate;
+  order.event.key = key;
+  if (with_value) order.event.value = value;
   const std::array<std::string_view, 2> keys{log_key_, key};
   const std::string ttl_ms = std::to_string(ttl.count());
   const std::array<std::string_view, 2> value_and_ttl{value, ttl_ms};
-  return change(with_value ? scripts_.set : scripts_.invalidate, keys, event,
+  return change(with_value ? scripts_.set : scripts_.invalidate, keys, std::move(order),
                 std::span(value_and_ttl).first(ttl.count() == 0 ? 1 : 2));
 }
 
 Result<Written> Client::remove(std::string_view key) {
   if (Status status = check_key(key); !status.ok()) return status;
-  Event event;
-  event.action = Action::kDelete;
-  event.key = key;
-  event.sender = options_.sender;
-  event.database = options_.login.database;
+  Order order{{}, {"DEL", key}};
+  order.event.action = Action::kDelete;
+  order.event.key = key;
   const std::array<std::string_view, 2> keys{log_key_, key};
-  return change(scripts_.remove, keys, event, {});
+  return change(scripts_.remove, keys, std::move(order), {});
 }
 
 Result<Written> Client::delete_many(const std::vector<std::string>& keys) {
-  Event event;
-  event.action = Action::kDeleteMany;
-  event.sender = options_.sender;
-  event.database = options_.login.database;
-  event.keys = keys;
+  Order order{{}, {"DEL"}};
+  order.event.action = Action::kDeleteMany;
+  order.event.keys = keys;
+  order.command.insert(order.command.end(), keys.begin(), keys.end());
   Arguments log_and_keys{log_key_};
   log_and_keys.insert(log_and_keys.end(), keys.begin(), keys.end());
-  return change(scripts_.delete_many, log_and_keys, event, {});
+  return change(scripts_.delete_many, log_and_keys, std::move(order), {});
 }
 
 Status Client::delete_in_batches(std::vector<std::string> keys, Cleared& cleared) {
@@ -513,35 +553,19 @@ Result<Cleared> Client::clear_prefix(std::string_view prefix) {
 }
 
 Result<Written> Client::clear_local_copies(std::string_view prefix) {
-  Event event;
-  event.action = Action::kClear;
-  event.sender = options_.sender;
-  event.database = options_.login.database;
-  event.prefix = prefix;
+  Order order;
+  order.event.action = Action::kClear;
+  order.event.prefix = prefix;
   const std::array<std::string_view, 1> keys{log_key_};
   const std::array<std::string_view, 1> more{prefix};
-  return change(scripts_.clear, keys, event, more);
+  return change(scripts_.clear, keys, std::move(order), more);
 }
 
 Result<Written> Client::clear_database() {
-  Event event;
-  event.action = Action::kClear;
-  event.sender = options_.sender;
-  event.database = options_.login.database;
+  Order order{{}, {"FLUSHDB"}};
+  order.event.action = Action::kClear;
   const std::array<std::string_view, 1> keys{log_key_};
-  return change(scripts_.clear_database, keys, event, {});
-}
-
-Result<LogEnd> Client::log_end() {
-  const std::array<std::string_view, 1> keys{log_key_};
-  const Result<Reply> reply = run_script(log_end_script(), keys, {}, Kind::kRead);
-  if (!reply) return reply.status();
-  if (!is_array(**reply, 2)) return unexpected_reply();
-  const Result<ChangeId> last = read_log_id(*(*reply)->element[0]);
-  const Result<std::uint64_t> now = read_ms(*(*reply)->element[1]);
-  if (!last) return last.status();
-  if (!now) return now.status();
-  return LogEnd{*last, *now};
+  return change(scripts_.clear_database, keys, std::move(order), {});
 }
 
 Status Client::ping() {

@@ -1,4 +1,5 @@
-// Calls to Redis: every change is one atomic script that writes, logs and announces it.
+// Calls to Redis: every change is one atomic script that writes, logs and announces it, or, where
+// scripts are refused, one transaction that does the same.
 //
 // Threads: every method, from any thread, at the same time; each call in flight has a connection
 //   of its own, and some are kept for the next calls.
@@ -34,6 +35,7 @@
 #include "src/sync/connection.h"
 #include "src/sync/endpoint.h"
 #include "src/sync/event.h"
+#include "src/sync/log.h"
 #include "src/sync/scripts.h"
 
 namespace larder::sync {
@@ -73,25 +75,9 @@ std::vector<std::vector<std::string_view>> fetch_commands(std::string_view log_k
 // The answer to command `number` of them. kUnavailable for what is no such answer.
 Status take_fetch_reply(std::size_t number, const redisReply& reply, Fetched& fetched);
 
-// A change that Redis has made.
-struct Written {
-  ChangeId id;
-  ChangeId prev;
-  std::uint64_t expires_unix_ms = 0;  // Redis' clock; 0: never
-  // Why the event was not published, or ok. The change and its log entry stand in either case;
-  // other hosts notice the missing event by the log.
-  Status published;
-  std::uint64_t receivers = 0;  // subscriptions that got the event
-};
-
 struct Cleared {
   Written last;               // the closing `clear` event
   std::uint64_t removed = 0;  // keys named in delete_many events
-};
-
-struct LogEnd {
-  ChangeId last;  // {0, 0}: the log is empty
-  std::uint64_t redis_ms = 0;
 };
 
 class Client {
@@ -118,7 +104,6 @@ class Client {
   // FLUSHDB and the same event for everything.
   Result<Written> clear_database();
 
-  Result<LogEnd> log_end();
   Status ping();
 
   // Whether a call is worth it; to be asked before each. A call that is made all the same is made.
@@ -142,8 +127,15 @@ class Client {
       -> decltype(ask(std::declval<Connection&>()));
   Result<Reply> run_script(const Script& script, std::span<const std::string_view> keys,
                            std::span<const std::string_view> arguments, Kind kind);
-  Result<Written> change(const Script& script, std::span<const std::string_view> keys,
-                         const Event& event, std::span<const std::string_view> more);
+  // A change in both its forms: what the event says, and what is done to the data.
+  struct Order {
+    Event event;
+    Arguments command;
+    std::chrono::milliseconds ttl{0};
+  };
+  Result<Written> change(const Script& script, std::span<const std::string_view> keys, Order order,
+                         std::span<const std::string_view> more);
+  Result<Written> change_without_script(Order order, std::uint64_t nonce);
   Status check_key(std::string_view key) const;
   Result<Written> delete_many(const std::vector<std::string>& keys);
   Status delete_in_batches(std::vector<std::string> keys, Cleared& cleared);

@@ -154,6 +154,12 @@ Result<int> connect_tcp(const Endpoint& endpoint, const std::string& name, Deadl
 
 // ---- error replies ----------------------------------------------------------------------------
 
+// EXEC itself may be what a user is not allowed to do.
+std::string_view without_exec_prefix(std::string_view text) {
+  constexpr std::string_view kPrefix = "EXECABORT Transaction discarded because of: ";
+  return text.starts_with(kPrefix) ? text.substr(kPrefix.size()) : text;
+}
+
 // Before version 7, Redis wraps what failed inside a script: "ERR Error running script (call to
 // f_...): @user_script:12: WRONGTYPE ..."; since then it adds " script: ..., on @user_script:12.".
 std::string_view without_script_position(std::string_view text) {
@@ -237,8 +243,15 @@ Status status_of_auth_error(std::string_view text, const std::string& at) {
   return {Code::kPermissionDenied, at + " refused to authenticate this client"};
 }
 
+Status status_of_foreign_log() {
+  return {
+      Code::kRefused,
+      "Redis answered: WRONGTYPE the log's key (larder:log:CHANNEL) holds something else; remove "
+      "it, or choose another redis.channel"};
+}
+
 Status status_of_error(std::string_view text) {
-  const std::string_view plain = without_script_position(text);
+  const std::string_view plain = without_script_position(without_exec_prefix(text));
   const auto with_cure = [plain](Code code, std::string_view cure) {
     return Status(code, "Redis answered: " + std::string(plain) + "; " + std::string(cure));
   };

@@ -83,6 +83,8 @@ class Connection {
 
 // What an error reply means: a code, Redis' own words, and what to do.
 Status status_of_error(std::string_view text);
+// kRefused: the log's key holds another type.
+Status status_of_foreign_log();
 // Of a reply to AUTH; `at` begins the message. Never with the reply's own text unless it is one of
 // Redis' fixed sentences: a server that does not know AUTH repeats the command's arguments.
 Status status_of_auth_error(std::string_view text, const std::string& at);

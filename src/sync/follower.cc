@@ -285,9 +285,10 @@ Next Follower::take_successor(const Event& event) {
 // From a peer whose write and event are two steps: it has no place in the log, so it takes effect
 // in order of arrival and leaves the cursor alone.
 Next Follower::take_without_id(const Event& event) {
-  host_.count(Counter::kEventsWithoutId);
   if (event.action == Action::kClear || ours(event.key)) host_.hear_without_id();
-  return finish(effect_without_id(event));
+  const Effect effect = effect_without_id(event);
+  host_.count(Counter::kEventsWithoutId);
+  return finish(effect);
 }
 
 Next Follower::finish(Effect effect) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 
+#include "src/sync/connection.h"
 #include "src/sync/link.h"
 #include "src/sync/scripts.h"
 
@@ -11,12 +12,7 @@ namespace larder::sync {
 namespace {
 
 constexpr const char* kPage = "cannot read the log";
-constexpr const char* kProbe = "cannot ask where the log ends";
-
-std::string_view text_of(const redisReply& reply) {
-  const bool is_text = reply.type == REDIS_REPLY_STRING || reply.type == REDIS_REPLY_STATUS;
-  return is_text ? std::string_view(reply.str, reply.len) : std::string_view();
-}
+constexpr const char* kEnd = "cannot ask where the log ends";
 
 std::span<redisReply* const> elements_of(const redisReply& reply) {
   if (reply.type != REDIS_REPLY_ARRAY) return {};
@@ -24,8 +20,7 @@ std::span<redisReply* const> elements_of(const redisReply& reply) {
 }
 
 std::string_view text_of_error(const redisReply& reply) {
-  return reply.type == REDIS_REPLY_ERROR ? std::string_view(reply.str, reply.len)
-                                         : std::string_view();
+  return reply.type == REDIS_REPLY_ERROR ? text_of(reply) : std::string_view();
 }
 
 Status strange(const char* what) {
@@ -34,6 +29,12 @@ Status strange(const char* what) {
 
 Status error_of(const char* what, const redisReply& reply) {
   return status_of_error_reply(what, {reply.str, reply.len});
+}
+
+// Nothing but larder's log may stand under its key.
+Status status_of_log_error(const char* what, const redisReply& reply) {
+  if (!text_of_error(reply).starts_with("WRONGTYPE")) return error_of(what, reply);
+  return {Code::kRefused, std::string(what) + ": " + status_of_foreign_log().message()};
 }
 
 std::optional<std::int64_t> number_of(const redisReply& reply) {
@@ -66,55 +67,69 @@ LogPage::Row parse_row(ChangeId id, std::span<redisReply* const> fields) {
   return row;
 }
 
-Status take_end(const redisReply& reply, ProbeAnswer& answer) {
-  const auto info = elements_of(reply);
-  for (std::size_t i = 0; i + 1 < info.size(); i += 2) {
-    if (text_of(*info[i]) != "last-generated-id") continue;
-    const auto end = parse_change_id(text_of(*info[i + 1]));
-    if (!end) return {Code::kUnavailable, std::string(kProbe) + ": " + end.status().message()};
-    answer.end = *end;
-    return {};
-  }
-  return strange(kProbe);
-}
-
-Status take_time(const redisReply& reply, ProbeAnswer& answer) {
-  const auto time = elements_of(reply);
-  const auto seconds = time.size() == 2 ? number_of(*time[0]) : std::nullopt;
-  const auto micros = time.size() == 2 ? number_of(*time[1]) : std::nullopt;
-  if (!seconds || !micros) return strange(kProbe);
-  answer.redis_unix_ms = *seconds * 1000 + *micros / 1000;
-  return {};
-}
-
 Status take_role(const redisReply& reply, ProbeAnswer& answer) {
+  if (reply.type == REDIS_REPLY_ERROR) return error_of("cannot ask for the role", reply);
   const auto role = elements_of(reply);
-  if (role.empty()) return strange(kProbe);
+  if (role.empty()) return strange("cannot ask for the role");
   answer.is_primary = text_of(*role[0]) == "master";
   return {};
 }
 
-}  // namespace
+template <class Number>
+Status take(const Result<Number>& from, Number& to) {
+  if (!from) return from.status();
+  to = *from;
+  return {};
+}
 
-Result<LogPage> parse_log_page(const redisReply& reply) {
-  if (reply.type == REDIS_REPLY_ERROR) return error_of(kPage, reply);
-  const auto parts = elements_of(reply);
-  if (parts.size() != 3 || parts[1]->type != REDIS_REPLY_ARRAY) return strange(kPage);
-  LogPage page;
-  const auto end = parse_change_id(text_of(*parts[0]));
-  if (!end) return {Code::kUnavailable, std::string(kPage) + ": " + end.status().message()};
-  page.end = *end;
-  const auto time_ms = number_of(*parts[2]);
-  if (!time_ms) return strange(kPage);
-  page.redis_unix_ms = *time_ms;
-  for (const redisReply* each : elements_of(*parts[1])) {
+Status take_rows(const redisReply& reply, LogPage& page) {
+  if (reply.type == REDIS_REPLY_ERROR) return status_of_log_error(kPage, reply);
+  if (reply.type != REDIS_REPLY_ARRAY) return strange(kPage);
+  for (const redisReply* each : elements_of(reply)) {
     const auto row = elements_of(*each);
     if (row.size() != 2) return strange(kPage);
     const auto id = parse_change_id(text_of(*row[0]));
     if (!id) return {Code::kUnavailable, std::string(kPage) + ": " + id.status().message()};
     page.rows.push_back(parse_row(*id, elements_of(*row[1])));
   }
-  return page;
+  return {};
+}
+
+}  // namespace
+
+Result<ChangeId> parse_log_end(const redisReply& reply) {
+  if (text_of_error(reply).starts_with("ERR no such key")) return ChangeId();
+  if (reply.type == REDIS_REPLY_ERROR) return status_of_log_error(kEnd, reply);
+  const auto info = elements_of(reply);
+  for (std::size_t i = 0; i + 1 < info.size(); i += 2) {
+    if (text_of(*info[i]) != "last-generated-id") continue;
+    const Result<ChangeId> end = parse_change_id(text_of(*info[i + 1]));
+    if (end) return end;
+    return {Code::kRefused, std::string(kEnd) + ": " + end.status().message()};
+  }
+  return strange(kEnd);
+}
+
+Result<std::int64_t> parse_time_ms(const redisReply& reply) {
+  constexpr const char* kTime = "cannot ask for the time";
+  if (reply.type == REDIS_REPLY_ERROR) return error_of(kTime, reply);
+  const auto time = elements_of(reply);
+  const auto seconds = time.size() == 2 ? number_of(*time[0]) : std::nullopt;
+  const auto micros = time.size() == 2 ? number_of(*time[1]) : std::nullopt;
+  if (!seconds || !micros) return strange(kTime);
+  return *seconds * 1000 + *micros / 1000;
+}
+
+std::vector<std::vector<std::string_view>> page_commands(std::string_view log_key,
+                                                         std::string_view from,
+                                                         std::string_view most) {
+  return {{"XINFO", "STREAM", log_key}, {"XRANGE", log_key, from, "+", "COUNT", most}, {"TIME"}};
+}
+
+Status take_page_reply(std::size_t number, const redisReply& reply, LogPage& page) {
+  if (number == 0) return take(parse_log_end(reply), page.end);
+  if (number == 1) return take_rows(reply, page);
+  return take(parse_time_ms(reply), page.redis_unix_ms);
 }
 
 std::vector<std::vector<std::string_view>> probe_commands(std::string_view log_key) {
@@ -122,12 +137,9 @@ std::vector<std::vector<std::string_view>> probe_commands(std::string_view log_k
 }
 
 Status take_probe_reply(std::size_t number, const redisReply& reply, ProbeAnswer& answer) {
-  const bool is_of_log = number == 0;
-  const bool no_log = is_of_log && text_of_error(reply).starts_with("ERR no such key");
-  if (no_log) return {};
-  if (reply.type == REDIS_REPLY_ERROR) return error_of(kProbe, reply);
-  if (is_of_log) return take_end(reply, answer);
-  return number == 1 ? take_time(reply, answer) : take_role(reply, answer);
+  if (number == 0) return take(parse_log_end(reply), answer.end);
+  if (number == 1) return take(parse_time_ms(reply), answer.redis_unix_ms);
+  return take_role(reply, answer);
 }
 
 }  // namespace larder::sync

@@ -10,8 +10,13 @@ namespace {
 
 // What the scripts share. Numbers are doubles in Lua 5.1: exact up to 2^53, and written with
 // %.0f because tostring() turns to exponents at 1e14. A nonce has 64 bits and stays text.
+//
+// The log's last row has its last id, and is had for a third of what XINFO costs; unless somebody
+// deleted rows, which XADD then refuses. An id beyond 2^48 - 1 comes from a stranger's XADD; the
+// segment has no room for it.
 constexpr std::string_view kPrelude = R"lua(
-local log = KEYS[1]
+local log, nonce, head = KEYS[1], ARGV[1], ARGV[2]
+local id, prev
 
 local function last_id()
   if redis.call('EXISTS', log) == 0 then return '0-0' end
@@ -25,14 +30,6 @@ local function time_ms()
   local now = redis.call('TIME')
   return now[1] * 1000 + math.floor(now[2] / 1000)
 end
-)lua";
-
-// The log's last row has its last id, and is had for a third of what XINFO costs; unless somebody
-// deleted rows, which XADD then refuses. An id beyond 2^48 - 1 comes from a stranger's XADD; the
-// segment has no room for it.
-constexpr std::string_view kChangePrelude = R"lua(
-local nonce, head = ARGV[1], ARGV[2]
-local id, prev
 
 local function add_row(letter, ...)
   local done = redis.pcall('XADD', log, 'MAXLEN', '~', MAX_ENTRIES, id, 'a', letter, 'p', prev, ...)
@@ -122,22 +119,9 @@ redis.call('FLUSHDB')
 return add_row('c', 'k', '') or publish('')
 )lua";
 
-constexpr std::string_view kLogEnd = R"lua(
-return {last_id(), string.format('%.0f', time_ms())}
-)lua";
-
-constexpr std::string_view kLogPage = R"lua(
-local rows = redis.call('XRANGE', log, ARGV[1], '+', 'COUNT', ARGV[2])
-return {last_id(), rows, string.format('%.0f', time_ms())}
-)lua";
-
 Script make_script(std::string text) {
   std::string sha1 = sha1_hex(text);
   return {std::move(text), std::move(sha1)};
-}
-
-Script read_script(std::string_view body) {
-  return make_script(std::string(kPrelude).append(body));
 }
 
 // As a string of Lua, whatever bytes it has.
@@ -215,21 +199,11 @@ std::string sha1_hex(std::string_view bytes) {
   return hex;
 }
 
-namespace {
-
-// Made when the library is loaded, not at first use: the guard of a static in a function would be
-// locked for ever in a child whose parent was just making it on another thread.
-const Script kLogEndScript = read_script(kLogEnd);
-const Script kLogPageScript = read_script(kLogPage);
-
-}  // namespace
-
 ChangeScripts::ChangeScripts(std::string_view channel, WireFormat format,
                              std::uint64_t log_max_entries) {
   std::string shared = "local CHANNEL, MAX_ENTRIES = " + lua_quoted(channel) + ", " +
                        std::to_string(log_max_entries) + "\n";
-  shared.append(kPrelude).append(format == WireFormat::kMsgpack ? kMsgpackTail : kJsonTail);
-  shared.append(kChangePrelude);
+  shared.append(format == WireFormat::kMsgpack ? kMsgpackTail : kJsonTail).append(kPrelude);
   const auto letter = [](Action action) {
     return std::string("local LETTER = '") + log_letter(action) + "'\n";
   };
@@ -240,9 +214,6 @@ ChangeScripts::ChangeScripts(std::string_view channel, WireFormat format,
   clear = make_script(shared + std::string(kClear));
   clear_database = make_script(shared + std::string(kClearDatabase));
 }
-
-const Script& log_end_script() { return kLogEndScript; }
-const Script& log_page_script() { return kLogPageScript; }
 
 std::string log_key(std::string_view channel) { return std::string(kLogPrefix).append(channel); }
 

@@ -11,8 +11,9 @@
 //
 // Replies: every id is text, every time is text of milliseconds since 1970 in Redis' clock.
 // ACL: +subscribe +evalsha +eval +exists +type +xinfo +xadd +xrange +xrevrange +get +pttl +set +del
-// +publish +time +scan +ping +select +multi +exec +role, `~prefix*`, `~larder:log:channel`,
-// `&channel`, and +flushdb for the database scope.
+// +publish +time +scan +ping +select +role, `~prefix*`, `~larder:log:channel`, `&channel`, and
+// +flushdb for the database scope. Where scripts are refused (then every change is a transaction,
+// of two round trips): +watch +unwatch +multi +discard +exec instead of +evalsha +eval +exists.
 //
 // Threads: constants. Everything else here is a pure function.
 #pragma once
@@ -49,13 +50,6 @@ struct ChangeScripts {
   Script clear;           // KEYS log. ARGV ..., prefix. Touches no data
   Script clear_database;  // KEYS log. FLUSHDB, and the log begins anew with the id after its last
 };
-
-// KEYS log. Replies {last id, time}.
-const Script& log_end_script();
-
-// KEYS log. ARGV from, most. Replies {last id, rows, time}: the first rows of the log from the id
-// `from` on, as XRANGE gives them.
-const Script& log_page_script();
 
 // Every log's key begins with this; no clear removes such a key.
 inline constexpr std::string_view kLogPrefix = "larder:log:";

@@ -43,16 +43,15 @@ class Subscription::Impl {
 
   bool read_log(ChangeId from, std::function<void(const LogPage&)> done) {
     if (!subscribed()) return false;
-    const std::uint64_t asked = shm::now_ms();
-    commander_.ask(
-        {"EVAL", log_page_script().text, "1", log_key_, to_string(from), std::to_string(kPageRows)},
-        [this, asked, done = std::move(done)](const redisReply& reply) {
-          Result<LogPage> page = parse_log_page(reply);
-          if (!page) return lose(page.status());
-          page->asked_boot_ms = asked;
-          after_messages([done, page = std::move(*page)] { done(page); });
-        });
-    return true;
+    const auto page = std::make_shared<LogPage>();
+    page->asked_boot_ms = shm::now_ms();
+    const std::string first = to_string(from), most = std::to_string(kPageRows);
+    const auto commands = page_commands(log_key_, first, most);
+    return ask_each(commands, [=, this, last = commands.size() - 1, done = std::move(done)](
+                                  std::size_t number, const redisReply& reply) {
+      if (Status s = take_page_reply(number, reply, *page); !s.ok()) return lose(s);
+      if (number == last) after_messages([done, page] { done(*page); });
+    });
   }
 
   bool probe(std::function<void(const ProbeAnswer&)> done) {

@@ -170,7 +170,7 @@ TEST_CASE("a replica is configured as the server: read from, never trusted, neve
 }
 
 TEST_CASE("commands that changes need are forbidden by the ACL: named, and nothing is harmed") {
-  for (const Forbidden& what : {Forbidden{{"evalsha", "eval"}, "'evalsha'"},
+  for (const Forbidden& what : {Forbidden{{"evalsha", "eval", "multi"}, "'multi'"},
                                 Forbidden{{"xadd"}, "XADD"}, Forbidden{{"set"}, "SET"}}) {
     CAPTURE(what.named);
     Traffic t;
@@ -193,6 +193,21 @@ TEST_CASE("commands that changes need are forbidden by the ACL: named, and nothi
   }
 }
 
+TEST_CASE("scripts are forbidden: changes are transactions, and all that is promised holds") {
+  Traffic t;
+  RedisConnection redis = t.scene.server.connect();
+  const std::uint64_t raises = t.scene.far.raises() + t.scene.near.raises();
+  forbid(redis, {{"evalsha", "eval"}, ""});
+  const std::uint64_t writes = t.watch.writes();
+  REQUIRE(await([&] { return t.watch.writes() > writes + 1'000; }, kPatience));
+  // Also to a leader that has to read the log.
+  (void)redis.command({"CLIENT", "KILL", "TYPE", "pubsub"});
+  t.scene.hold("k", "transacted");
+  t.await_fresh_reads(300);
+  CHECK(t.judge().failed_writes == 0);
+  CHECK(t.scene.far.raises() + t.scene.near.raises() == raises);
+}
+
 TEST_CASE("PUBLISH is forbidden: changes are made, and the others hear of them from the log") {
   Traffic t;
   RedisConnection redis = t.scene.server.connect();
@@ -211,7 +226,7 @@ TEST_CASE("PUBLISH is forbidden: changes are made, and the others hear of them f
 }
 
 TEST_CASE("commands that only the leader needs are forbidden: no lease, and the log says why") {
-  for (const Forbidden& what : {Forbidden{{"role"}, "'role'"}, Forbidden{{"xinfo"}, "XINFO"},
+  for (const Forbidden& what : {Forbidden{{"role"}, "'role'"}, Forbidden{{"xinfo"}, "'xinfo"},
                                 Forbidden{{"subscribe"}, "'subscribe'"}}) {
     CAPTURE(what.named);
     Traffic t;
@@ -239,7 +254,10 @@ TEST_CASE("commands that this Redis does not have are named") {
     Site site(test::host_options(folder, "h", server.unix_socket()));
     const Status set = site.cache.set("k", "v");
     INFO(set.to_string() << '\n' << site.journal->all());
-    if (command == "ROLE") {
+    if (command == "EVALSHA") {
+      CHECK(set.ok());
+      REQUIRE(await([&] { return site.in_sync(); }, kPatience));
+    } else if (command == "ROLE") {
       CHECK(set.ok());
       REQUIRE(await([&] { return site.logged("ROLE"); }, kPatience));
       CHECK_FALSE(site.in_sync());

@@ -243,12 +243,17 @@ void Leader::read_log() {
   if (state_ != State::kSubscribed) return;
   const ChangeId from = follower_.cursor();
   const std::uint64_t asked_boot_ms = shm::now_ms();
-  ask([from](Server& server) { return server.log_page(from); },
-      [this, asked_boot_ms](const sync::LogPage& page) {
-        after_messages([this, asked_boot_ms, page] {
-          note_redis_clock(page.redis_unix_ms, asked_boot_ms);
-          tell(FollowerInput::kLogPage, [&] { return follower_.log_page(page); });
-        });
+  // Two questions, with whatever happens in between; in fact they travel together.
+  ask([](Server& server) { return server.log_end(); },
+      [this, from, asked_boot_ms](ChangeId end) {
+        ask([from](Server& server) { return server.log_page(from); },
+            [this, end, asked_boot_ms](sync::LogPage page) {
+              page.end = end;
+              after_messages([this, asked_boot_ms, page] {
+                note_redis_clock(page.redis_unix_ms, asked_boot_ms);
+                tell(FollowerInput::kLogPage, [&] { return follower_.log_page(page); });
+              });
+            });
       });
 }
 

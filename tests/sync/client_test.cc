@@ -88,6 +88,23 @@ class Subscriber {
   RedisConnection connection_;
 };
 
+ChangeId log_end(Client& client) { return must(client.fetch("nothing")).last; }
+
+std::uint64_t redis_ms(const RedisServer& server) {
+  const TestReply time = server.connect().command({"TIME"});
+  return std::stoull(time.items.at(0).text) * 1000 + std::stoull(time.items.at(1).text) / 1000;
+}
+
+// For a test case that is to run once for each way in which a change is made.
+RedisServer::Config each_way() {
+  RedisServer::Config config;
+  SUBCASE("by script") {}
+  SUBCASE("by transaction") {
+    config.lines = {"rename-command EVALSHA \"\"", "rename-command EVAL \"\""};
+  }
+  return config;
+}
+
 std::int64_t client_count(const RedisServer& server) {
   const TestReply list = server.connect().command({"CLIENT", "LIST"});
   return std::count(list.text.begin(), list.text.end(), '\n') - 1;  // less the one that asks
@@ -152,16 +169,15 @@ TEST_CASE("the scripts' hashes are those that Redis computes") {
   for (int byte = 0; byte < 256; ++byte) any_bytes += static_cast<char>(byte);
   for (const WireFormat format : {WireFormat::kJson, WireFormat::kMsgpack}) {
     const ChangeScripts change(any_bytes, format, 1000);
-    for (const Script* script :
-         {&change.set, &change.invalidate, &change.remove, &change.delete_many, &change.clear,
-          &change.clear_database, &log_end_script(), &log_page_script()}) {
+    for (const Script* script : {&change.set, &change.invalidate, &change.remove,
+                                 &change.delete_many, &change.clear, &change.clear_database}) {
       CHECK(redis.command({"SCRIPT", "LOAD", script->text}) == script->sha1);
     }
   }
 }
 
 TEST_CASE("a set is in Redis, in the log and on the channel, and is read back") {
-  RedisServer server;
+  RedisServer server(each_way());
   Subscriber subscriber(server);
   Client client(options_for(server));
   const Written written = must(client.set("user:1", "Ada", kForever, Announce::kValue));
@@ -193,10 +209,11 @@ TEST_CASE("a set is in Redis, in the log and on the channel, and is read back") 
   CHECK(fetched.last == written.id);
 }
 
-TEST_CASE("what the script publishes is what event_tail writes, in both formats") {
+TEST_CASE("what is published is what event_tail writes, in both formats") {
+  const RedisServer::Config config = each_way();
   for (const WireFormat format : {WireFormat::kJson, WireFormat::kMsgpack}) {
     for (const auto ttl : {0ms, 90'000ms}) {
-      RedisServer server;
+      RedisServer server(config);
       Subscriber subscriber(server);
       ClientOptions options = options_for(server);
       options.wire_format = format;
@@ -222,7 +239,7 @@ TEST_CASE("what the script publishes is what event_tail writes, in both formats"
 }
 
 TEST_CASE("each change names the exact id that it followed, with a fresh nonce") {
-  RedisServer server;
+  RedisServer server(each_way());
   Client client(options_for(server));
   Client other(options_for(server));
   ChangeId last;
@@ -238,11 +255,11 @@ TEST_CASE("each change names the exact id that it followed, with a fresh nonce")
     nonces.insert(written.id.nonce);
   }
   CHECK(nonces.size() == 20);
-  CHECK(must(client.log_end()).last == last);
+  CHECK(log_end(client) == last);
 }
 
 TEST_CASE("an invalidation and a removal are announced without a value") {
-  RedisServer server;
+  RedisServer server(each_way());
   Subscriber subscriber(server);
   Client client(options_for(server));
   must(client.set("k", "v", kForever, Announce::kInvalidation));
@@ -265,7 +282,7 @@ TEST_CASE("an absent key is a miss that carries the log's end") {
   Fetched fetched = must(client.fetch("nothing"));
   CHECK_FALSE(fetched.value.has_value());
   CHECK(fetched.last.none());
-  CHECK(must(client.log_end()).last.none());
+  CHECK(log_end(client).none());
   const Written written = must(client.set("k", "v", kForever, Announce::kValue));
   fetched = must(client.fetch("nothing"));
   CHECK_FALSE(fetched.value.has_value());
@@ -273,15 +290,15 @@ TEST_CASE("an absent key is a miss that carries the log's end") {
 }
 
 TEST_CASE("a life travels as Redis' own time, and a set without one ends it") {
-  RedisServer server;
+  RedisServer server(each_way());
   Client client(options_for(server));
-  const std::uint64_t before = must(client.log_end()).redis_ms;
+  const std::uint64_t before = redis_ms(server);
   const Written written = must(client.set("k", "v", 60s, Announce::kValue));
   const Fetched fetched = must(client.fetch("k"));
   CHECK(fetched.ttl_ms > 0);
   CHECK(fetched.ttl_ms <= 60'000);
   CHECK(written.expires_unix_ms >= before + 60'000);
-  CHECK(written.expires_unix_ms <= must(client.log_end()).redis_ms + 60'000);
+  CHECK(written.expires_unix_ms <= redis_ms(server) + 60'000);
   const TestReply at = server.connect().command({"PEXPIRETIME", "k"});
   CHECK(std::abs(at.number - static_cast<std::int64_t>(written.expires_unix_ms)) <= 5);
   must(client.set("k", "v", kForever, Announce::kValue));
@@ -296,7 +313,7 @@ TEST_CASE("an expired value is a miss") {
   Fetched fetched = must(client.fetch("k"));
   while (fetched.value.has_value() && watch.elapsed() < 5s) fetched = must(client.fetch("k"));
   CHECK_FALSE(fetched.value.has_value());
-  CHECK(must(client.log_end()).redis_ms + 1 >= written.expires_unix_ms);
+  CHECK(redis_ms(server) + 1 >= written.expires_unix_ms);
 }
 
 TEST_CASE("a life that cannot be is refused before Redis hears of it") {
@@ -309,7 +326,7 @@ TEST_CASE("a life that cannot be is refused before Redis hears of it") {
 }
 
 TEST_CASE("the log is trimmed to about its limit and goes on counting") {
-  RedisServer server;
+  RedisServer server(each_way());
   ClientOptions options = options_for(server);
   options.log_max_entries = 100;
   Client client(options);
@@ -317,11 +334,11 @@ TEST_CASE("the log is trimmed to about its limit and goes on counting") {
   const std::int64_t length = server.connect().command({"XLEN", kLog}).number;
   CHECK(length >= 100);
   CHECK(length <= 300);
-  CHECK(must(client.log_end()).last.seq == 1'000);
+  CHECK(log_end(client).seq == 1'000);
 }
 
 TEST_CASE("numbering goes on from the last id generated, also when the log was emptied") {
-  RedisServer server;
+  RedisServer server(each_way());
   Client client(options_for(server));
   RedisConnection redis = server.connect();
   REQUIRE(redis.command({"XADD", kLog, "281474976710650-9", "a", "s"}) == "281474976710650-9");
@@ -333,7 +350,7 @@ TEST_CASE("numbering goes on from the last id generated, also when the log was e
 }
 
 TEST_CASE("a log beyond the numbers that a segment can hold is refused, and nothing changes") {
-  RedisServer server;
+  RedisServer server(each_way());
   Client client(options_for(server));
   RedisConnection redis = server.connect();
   for (const std::string& last : {"281474976710655-1"s, "18446744073709551615-1"s}) {
@@ -345,11 +362,11 @@ TEST_CASE("a log beyond the numbers that a segment can hold is refused, and noth
     CHECK(redis.command({"EXISTS", "k"}).number == 0);
     CHECK(redis.command({"XLEN", kLog}).number == 1);
   }
-  CHECK(client.log_end().code() == Code::kRefused);
+  CHECK(client.fetch("k").code() == Code::kRefused);
 }
 
 TEST_CASE("keys and values of any bytes and of 8 MiB come back as they were") {
-  RedisServer server;
+  RedisServer server(each_way());
   Client client(options_for(server));
   std::string all_bytes;
   for (int i = 0; i < 256; ++i) all_bytes += static_cast<char>(i);
@@ -367,7 +384,7 @@ TEST_CASE("keys and values of any bytes and of 8 MiB come back as they were") {
 }
 
 TEST_CASE("databases keep logs of their own, and events name theirs") {
-  RedisServer server;
+  RedisServer server(each_way());
   Subscriber subscriber(server);
   ClientOptions options = options_for(server);
   options.login.database = 3;
@@ -384,7 +401,7 @@ TEST_CASE("databases keep logs of their own, and events name theirs") {
 // ---- clear ------------------------------------------------------------------------------------
 
 TEST_CASE("clearing a prefix removes its keys in batches, names them, and ends with a clear") {
-  RedisServer server;
+  RedisServer server(each_way());
   Client client(options_for(server));
   RedisConnection redis = server.connect();
   const std::string prefix = "a*[b]?\\^-:\xff";
@@ -428,7 +445,7 @@ TEST_CASE("clearing a prefix removes its keys in batches, names them, and ends w
 }
 
 TEST_CASE("no clear of a prefix removes a log, whatever the prefix") {
-  RedisServer server;
+  RedisServer server(each_way());
   Client client(options_for(server));
   must(client.set("larder:x", "v", kForever, Announce::kValue));
   RedisConnection redis = server.connect();
@@ -437,7 +454,7 @@ TEST_CASE("no clear of a prefix removes a log, whatever the prefix") {
     must(client.clear_prefix(prefix));
   CHECK(redis.command({"EXISTS", "larder:x"}).number == 0);
   CHECK(redis.command({"XLEN", "larder:log:other"}).number == 1);
-  CHECK(must(client.log_end()).last.seq == 6);  // the set, one batch, four clears
+  CHECK(log_end(client).seq == 6);  // the set, one batch, four clears
 }
 
 TEST_CASE("an empty prefix is refused and touches nothing") {
@@ -449,7 +466,7 @@ TEST_CASE("an empty prefix is refused and touches nothing") {
 }
 
 TEST_CASE("clearing local copies announces it and leaves the data") {
-  RedisServer server;
+  RedisServer server(each_way());
   Subscriber subscriber(server);
   Client client(options_for(server));
   must(client.set("k", "v", kForever, Announce::kValue));
@@ -462,7 +479,7 @@ TEST_CASE("clearing local copies announces it and leaves the data") {
 }
 
 TEST_CASE("clearing the database empties it and the log goes on from where it was") {
-  RedisServer server;
+  RedisServer server(each_way());
   Client client(options_for(server));
   must(client.set("k", "v", kForever, Announce::kValue));
   const Written before = must(client.set("k2", "v", kForever, Announce::kValue));
@@ -484,7 +501,7 @@ TEST_CASE("clearing the database empties it and the log goes on from where it wa
 // ---- refusals ---------------------------------------------------------------------------------
 
 TEST_CASE("a key that holds another type is refused, and nothing changes") {
-  RedisServer server;
+  RedisServer server(each_way());
   Client client(options_for(server));
   RedisConnection redis = server.connect();
   redis.command({"RPUSH", "list", "theirs"});
@@ -500,16 +517,19 @@ TEST_CASE("a key that holds another type is refused, and nothing changes") {
 }
 
 TEST_CASE("a log's key that holds another type is refused, and nothing changes") {
-  RedisServer server;
+  RedisServer server(each_way());
   Client client(options_for(server));
   RedisConnection redis = server.connect();
   redis.command({"SET", kLog, "theirs"});
   redis.command({"SET", "k", "old"});
-  CHECK(client.set("k", "v", kForever, Announce::kValue).code() == Code::kRefused);
-  CHECK(client.remove("k").code() == Code::kRefused);
-  CHECK(client.fetch("k").code() == Code::kRefused);
-  CHECK(client.clear_prefix("k").code() == Code::kRefused);
-  CHECK(client.clear_database().code() == Code::kRefused);
+  for (const Status& status :
+       {client.set("k", "v", kForever, Announce::kValue).status(), client.remove("k").status(),
+        client.fetch("k").status(), client.clear_prefix("k").status(),
+        client.clear_database().status()}) {
+    CHECK(status.code() == Code::kRefused);
+    CHECK(mentions(status, "the log's key"));
+    CHECK(mentions(status, "redis.channel"));
+  }
   CHECK(redis.command({"GET", "k"}) == "old");
   CHECK(redis.command({"GET", kLog}) == "theirs");
 }
@@ -602,12 +622,42 @@ TEST_CASE("an ACL user works with exactly the rights that the scripts' header li
   must(must(client.remove("app:k")).published);
   must(client.set("app:k", "v", kForever, Announce::kValue));
   CHECK(must(client.clear_prefix("app:")).removed == 1);
-  must(client.log_end());
   must(client.clear_database());
   must(client.ping());
   const Status status = client.set("other:k", "v", kForever, Announce::kValue).status();
   CHECK(status.code() == Code::kPermissionDenied);
   CHECK(mentions(status, "NOPERM"));
+}
+
+TEST_CASE(
+    "where the ACL refuses scripts, changes are transactions; where these too, both are named") {
+  RedisServer server;
+  RedisConnection redis = server.connect();
+  redis.command({"ACL", "SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-eval", "-evalsha"});
+  ClientOptions options = options_for(server);
+  options.login = {"plain", "pw", 0};
+  Client client(options);
+  const Written written = must(client.set("k", "v", 60s, Announce::kValue));
+  must(written.published);
+  CHECK(written.expires_unix_ms > 0);
+  CHECK(log_end(client) == written.id);
+  must(client.remove("k"));
+
+  for (const std::string command : {"-watch", "-multi", "-exec", "-publish", "-xadd"}) {
+    CAPTURE(command);
+    redis.command({"SET", "k", "old"});
+    redis.command({"ACL", "SETUSER", "plain", command});
+    for (const Status& status :
+         {client.set("k", "v", kForever, Announce::kValue).status(), client.remove("k").status()}) {
+      INFO(status.message());
+      CHECK(status.code() == Code::kPermissionDenied);
+      CHECK(mentions(status, "'" + command.substr(1)));
+      CHECK(mentions(status, "EVALSHA"));
+    }
+    CHECK(redis.command({"GET", "k"}) == "old");
+    redis.command({"ACL", "SETUSER", "plain", "+" + command.substr(1)});
+    must(client.set("k", "v", kForever, Announce::kValue));
+  }
 }
 
 TEST_CASE("where PUBLISH is forbidden, value and log change and the outcome says so") {
@@ -621,7 +671,7 @@ TEST_CASE("where PUBLISH is forbidden, value and log change and the outcome says
   CHECK(mentions(written.published, "ACL"));
   CHECK(written.receivers == 0);
   CHECK(must(client.fetch("k")).value == "v");
-  CHECK(must(client.log_end()).last == written.id);
+  CHECK(log_end(client) == written.id);
 
   server.connect().command({"ACL", "SETUSER", "mute", "allchannels", "-publish"});
   written = must(client.set("k", "v2", kForever, Announce::kValue));
@@ -647,7 +697,7 @@ TEST_CASE("where a write is forbidden inside the script, nothing changes") {
 }
 
 TEST_CASE("a Redis that is full, a replica and an unknown database are named") {
-  RedisServer server;
+  RedisServer server(each_way());
   RedisConnection redis = server.connect();
   Client client(options_for(server));
   must(client.set("k", "old", kForever, Announce::kValue));
@@ -836,7 +886,7 @@ TEST_CASE("an idle connection that Redis closed is replaced without an error") {
     server.connect().command({"CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"});
     must(client.set("k", "v", kForever, Announce::kValue));
   }
-  CHECK(must(client.log_end()).last.seq == 5);
+  CHECK(log_end(client).seq == 5);
 }
 
 TEST_CASE("scripts that Redis forgot are sent again, and the change happens once") {
@@ -854,7 +904,7 @@ TEST_CASE("scripts that Redis forgot are sent again, and the change happens once
 // ---- threads and forks ------------------------------------------------------------------------
 
 TEST_CASE("threads call at the same time over connections of their own") {
-  RedisServer server;
+  RedisServer server(each_way());
   ClientOptions options = options_for(server);
   options.idle_connections_max = 2;
   Client client(options);
@@ -872,8 +922,14 @@ TEST_CASE("threads call at the same time over connections of their own") {
   }
   for (std::thread& thread : threads) thread.join();
   CHECK(failures == 0);
-  CHECK(must(client.log_end()).last.seq == 1'200);
   CHECK(client_count(server) <= 2);
+  const std::vector<TestReply> log = log_entries(server);
+  CHECK(log.size() == 1'200);
+  std::string prev = "0-0";
+  for (const TestReply& entry : log) {
+    REQUIRE(fields_of(entry)[3] == prev);
+    prev = entry.items[0].text;
+  }
 }
 
 TEST_CASE("after a fork, child and parent go on with connections of their own") {
@@ -949,7 +1005,7 @@ TEST_CASE("children forked while other threads are calling can call" * doctest::
   for (std::thread& thread : threads) thread.join();
   CHECK(good == 30);
   CHECK(failures == 0);
-  CHECK(must(client.log_end()).last.seq == 30);
+  CHECK(log_end(client).seq == 30);
 }
 
 TEST_CASE("a peer that closes in the middle of a request raises no SIGPIPE in this process") {
