@@ -3,6 +3,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <mutex>
@@ -154,32 +155,37 @@ bool is_array(const redisReply& reply, std::size_t size) {
   return reply.type == REDIS_REPLY_ARRAY && reply.elements == size;
 }
 
-Result<ChangeId> read_log_id(const redisReply& reply) {
-  if (!is_text(reply)) return unexpected_reply();
-  const Result<ChangeId> id = parse_change_id(text_of(reply));
+Result<ChangeId> read_log_id(std::string_view text) {
+  const Result<ChangeId> id = parse_change_id(text);
   if (id) return *id;
-  return {Code::kRefused, "the log's last id " + std::string(text_of(reply)) +
+  return {Code::kRefused, "the log's last id " + std::string(text) +
                               " is beyond 2^48 - 1, so another program wrote to it; remove the "
                               "log's key"};
 }
 
-// An absent one is "".
-Result<std::uint64_t> read_ms(const redisReply& reply) {
-  if (!is_text(reply)) return unexpected_reply();
-  std::uint64_t ms = 0;
-  for (const char c : text_of(reply)) {
+// "" is 0.
+Result<std::uint64_t> read_number(std::string_view text) {
+  std::uint64_t number = 0;
+  for (const char c : text) {
     if (c < '0' || c > '9') return unexpected_reply();
-    ms = ms * 10 + static_cast<std::uint64_t>(c - '0');
+    number = number * 10 + static_cast<std::uint64_t>(c - '0');
   }
-  return ms;
+  return number;
+}
+
+// Takes what stands before the next space, and the space, off the text.
+std::string_view first_word(std::string_view& text) {
+  const std::string_view word = text.substr(0, text.find(' '));
+  text.remove_prefix(std::min(word.size() + 1, text.size()));
+  return word;
 }
 
 Result<Written> read_written(const redisReply& reply) {
-  if (!is_array(reply, 4)) return unexpected_reply();
-  const Result<ChangeId> id = read_log_id(*reply.element[0]);
-  const Result<ChangeId> prev = read_log_id(*reply.element[1]);
-  const redisReply& outcome = *reply.element[2];
-  const Result<std::uint64_t> expires = read_ms(*reply.element[3]);
+  if (!is_text(reply)) return unexpected_reply();
+  std::string_view rest = text_of(reply);
+  const Result<ChangeId> id = read_log_id(first_word(rest));
+  const Result<ChangeId> prev = read_log_id(first_word(rest));
+  const Result<std::uint64_t> expires = read_number(first_word(rest));
   if (!id) return id.status();
   if (!prev) return prev.status();
   if (!expires) return expires.status();
@@ -187,10 +193,10 @@ Result<Written> read_written(const redisReply& reply) {
   written.id = *id;
   written.prev = *prev;
   written.expires_unix_ms = *expires;
-  if (outcome.type == REDIS_REPLY_INTEGER) {
-    written.receivers = static_cast<std::uint64_t>(outcome.integer);
+  if (const Result<std::uint64_t> receivers = read_number(rest)) {
+    written.receivers = *receivers;
   } else {
-    written.published = status_of_error(text_of(outcome));
+    written.published = status_of_error(rest);
   }
   return written;
 }
@@ -259,7 +265,7 @@ namespace {
 Result<ChangeId> read_last_id(const redisReply& rows) {
   if (is_array(rows, 0)) return ChangeId();
   if (!is_array(rows, 1) || !is_array(*rows.element[0], 2)) return unexpected_reply();
-  return read_log_id(*rows.element[0]->element[0]);
+  return read_log_id(text_of(*rows.element[0]->element[0]));
 }
 
 Status take_end(const redisReply& rows, bool is_first, Fetched& fetched) {

@@ -207,7 +207,7 @@ constexpr KnownError kKnownErrors[] = {
 
 // Redis does not say which of them it refused.
 constexpr std::string_view kScriptCommands =
-    "EXISTS, TYPE, XINFO, XADD, XRANGE, XREVRANGE, SET, DEL, PUBLISH, TIME, and FLUSHDB for the "
+    "EXISTS, TYPE, STRLEN, XINFO, XADD, XREVRANGE, SET, DEL, PUBLISH, TIME, and FLUSHDB for the "
     "database scope";
 
 // ---- replies to SELECT ------------------------------------------------------------------------

@@ -9,11 +9,12 @@
 //   a  what happened, one letter (log_letter)      p  the id it followed
 //   k  the key; once for each key of `delete_many`; the prefix of `clear`
 //
-// Replies: every id is text, every time is text of milliseconds since 1970 in Redis' clock.
-// ACL: +subscribe +evalsha +eval +exists +type +xinfo +xadd +xrange +xrevrange +get +pttl +set +del
-// +publish +time +scan +ping +select +role, `~prefix*`, `~larder:log:channel`, `&channel`, and
-// +flushdb for the database scope. Where scripts are refused (then every change is a transaction,
-// of two round trips): +watch +unwatch +multi +discard +exec instead of +evalsha +eval +exists.
+// Times are milliseconds since 1970 in Redis' clock.
+// ACL: +subscribe +evalsha +eval +exists +type +xinfo +xadd +xrange +xrevrange +get +pttl +set
+// +strlen +del +publish +time +scan +ping +select +role, `~prefix*`, `~larder:log:channel`,
+// `&channel`, and +flushdb for the database scope. Where scripts are refused (then every change is
+// a transaction, of two round trips): +watch +unwatch +multi +discard +exec instead of +evalsha
+// +eval +exists.
 //
 // Threads: constants. Everything else here is a pure function.
 #pragma once
@@ -36,8 +37,9 @@ struct Script {
 // What changes one channel's data, log and hosts. What is the same for every call is part of the
 // text: each argument costs Redis and us as much as a tenth of a GET.
 //
-// ARGV begins with nonce, head of the event. Replies {id, prev, receivers or error text, expiry or
-// ""}.
+// ARGV begins with nonce, head of the event. The reply is text: id, prev, expiry or nothing, and
+// how many received the event, or the error text of PUBLISH, with a space after each of the first
+// three.
 struct ChangeScripts {
   ChangeScripts(std::string_view channel, WireFormat format, std::uint64_t log_max_entries);
 

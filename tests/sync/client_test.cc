@@ -607,6 +607,7 @@ TEST_CASE("an ACL user works with exactly the rights that the scripts' header li
                             "+get",
                             "+pttl",
                             "+set",
+                            "+strlen",
                             "+del",
                             "+publish",
                             "+time",
