@@ -44,7 +44,7 @@ def build(folder, *options):
     script = '. tools/lib.sh; ensure_packages "${build_packages[@]}" "${test_packages[@]}" ' \
              '"${fuzz_packages[@]}"; export CXX="clang++-16"; ' \
              'if command -v ccache >/dev/null; then CXX="ccache $CXX"; fi; ' \
-             f'configure {folder} -Dbuildtype=debugoptimized -Dtests=true -Dfuzzers=true ' \
+             f'configure {folder} -Doptimization=2 -Ddebug=false -Dcpp_args=-g1 -Dtests=true -Dfuzzers=true ' \
              f'-Db_lundef=false {" ".join(options)}; meson compile -C {folder} {targets}'
     made = subprocess.run(['bash', '-euo', 'pipefail', '-c', script], cwd=ROOT, stdout=sys.stderr,
                           check=False)

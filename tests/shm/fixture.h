@@ -26,6 +26,13 @@ inline constexpr std::chrono::milliseconds kShortWait{
 // Two stripes of some 4,000 entries of 400 bytes each.
 inline constexpr std::uint64_t kTwoStripesBytes = 4u << 20;
 
+// AddressSanitizer takes ten times as long over what is written byte by byte.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 // A folder in a tmpfs with a segment that is made on demand.
 struct Home {
   explicit Home(std::uint64_t bytes = kTwoStripesBytes, std::uint32_t policy = shm::kPolicyLfu,

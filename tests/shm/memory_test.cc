@@ -259,12 +259,6 @@ TEST_CASE("listing without memory fails and leaves no descriptor") {
   CHECK(listed == 1);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;  // the sanitizers' own memory does not fit any limit
-#else
-constexpr bool kSanitized = false;
-#endif
-
 TEST_CASE("a worker that reached its limit on memory reads on, and says what failed" *
           doctest::skip(kSanitized)) {
   Fixture f;

@@ -51,7 +51,9 @@ void replace_by(const std::string& path, const std::string& text) {
 
 std::string bytes_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::string bytes(std::filesystem::file_size(path), '\0');
+  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  return bytes;
 }
 
 // How a sound, closed segment becomes one that is refused, and what is said of it.
