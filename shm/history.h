@@ -24,14 +24,19 @@ class History {
   explicit History(Segment& segment) noexcept
       : words_(segment.superblock().history), sync_(segment.superblock().sync) {}
 
-  // May something be stored that rests on `id`? Notes it when it is ahead of the cursor. False:
-  // another change has its number here, or it is too far ahead or too long ago to tell.
+  // May something be stored that rests on `id`? Notes it when it is ahead of cursor and head.
+  // False: another change has its number here, or it is too far ahead or too long ago to tell.
   bool rest_on(ChangeId id) noexcept;
 
   // The leader's: the log has `id`, which follows the cursor. False: another change of this number
   // was noted, so something held may rest on a change that was lost. That stays noted until
   // `forget`, for the next leader to find if this one dies before it could flush.
   bool follow(ChangeId id) noexcept;
+
+  // The same of an id that does not follow the cursor: held is nothing, everything was forgotten
+  // and the head stands at `id`. False also when something before it was noted since: nothing tells
+  // whether that was of this log.
+  bool begin_at(ChangeId id) noexcept;
 
   // The highest seq noted ahead of the cursor; 0: none.
   std::uint64_t ahead() const noexcept;
@@ -52,6 +57,8 @@ class History {
   static bool same_seq(std::uint64_t word, ChangeId id) noexcept {
     return word != 0 && (word ^ pack(id)) >> kSeqShift == 0;
   }
+  // What the leader has come to: the cursor, or the head of the event that it is applying.
+  std::uint64_t reached() const noexcept;
   Atomic<std::uint64_t>& word_of(ChangeId id) const noexcept { return words_[id.seq % kHistory]; }
 
   Atomic<std::uint64_t>* words_;

@@ -143,6 +143,7 @@ std::string layout_text() {
   FIELD(SyncWords, answered_ms);
   FIELD(SyncWords, log_end_seq);
   FIELD(SyncWords, noted);
+  FIELD(SyncWords, cleared_seq);
   TYPE(CounterBlock);
   TYPE(Place);
   FIELD(Place, state);

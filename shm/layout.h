@@ -21,7 +21,7 @@
 namespace larder::shm {
 
 inline constexpr std::uint64_t kMagic = 0x3130724564724c6cull;  // "lLrdEr01", written last
-inline constexpr std::uint32_t kLayoutVersion = 6;
+inline constexpr std::uint32_t kLayoutVersion = 7;
 inline constexpr std::size_t kCacheLine = 64;
 
 template <class T>
@@ -227,6 +227,8 @@ struct alignas(kCacheLine) SyncWords {
   Atomic<std::uint64_t> answered_ms;
   Atomic<std::uint64_t> log_end_seq;  // that it told of
   Atomic<std::uint64_t> noted;        // how many notes the journal was ever given
+  // The newest clear, of whatever epoch: it tells which events are of before one. See is_newer().
+  Atomic<std::uint64_t> cleared_seq;
 };
 
 // How many of the last changes are known by their exact ids, and how far ahead of the cursor a copy

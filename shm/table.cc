@@ -394,7 +394,7 @@ class Table::Impl {
   bool knows_newer(const Guard& guard, std::uint64_t epoch, std::uint64_t seq) const noexcept {
     const std::uint64_t newest = guard.seq.load(kRelaxed);
     if (guard.epoch.load(kRelaxed) == epoch && newest > seq) return true;
-    return is_newer(newest, seq) || is_newer(hot_.floor.load(kAcquire) & kMaxSeq, seq);
+    return is_newer(newest, seq) || is_newer(sync_.cleared_seq.load(kAcquire), seq);
   }
   Applied apply_with_id(Hold& hold, Guard& guard, const Change& change, std::uint64_t hash,
                         std::uint64_t epoch) {
@@ -568,7 +568,10 @@ Sample Table::sample(std::string_view key) const {
   // The epoch first: whatever is raised after this refuses the store.
   sample.epoch = impl_->hot_.epoch.load(kAcquire);
   sample.guard_count = guard.count.load(kAcquire);
-  sample.base = impl_->sync_.cursor_seq.load(kAcquire);
+  // The head too: of an event that is being applied a server that lags does not know, and the guard
+  // may be raised by one of before the last raise of the epoch.
+  sample.base =
+      std::max(impl_->sync_.cursor_seq.load(kAcquire), impl_->sync_.head_seq.load(kAcquire));
   return sample;
 }
 
@@ -600,13 +603,17 @@ bool Table::wait_for_load(std::string_view key, std::chrono::milliseconds timeou
 }
 
 void Table::raise_floor(std::uint64_t epoch, std::uint64_t seq) {
+  Atomic<std::uint64_t>& cleared = impl_->sync_.cleared_seq;
+  std::uint64_t known = cleared.load(kRelaxed);
+  while (known != seq && !is_newer(known, seq)) {
+    if (cleared.compare_exchange_weak(known, seq, std::memory_order_acq_rel)) break;
+  }
+  // Within an epoch it only rises, and one of an earlier epoch hides nothing.
   Atomic<std::uint64_t>& floor = impl_->hot_.floor;
   const std::uint64_t wanted = pack_floor(epoch, seq);
   std::uint64_t now = floor.load(kRelaxed);
-  // Within an epoch it only rises. One of an earlier epoch hides nothing that is held, but still
-  // tells which events are of before a clear; one of the current epoch tells that too.
   while (now >> 48 == wanted >> 48 ? now < wanted
-                                   : now >> 48 != (impl_->hot_.epoch.load(kAcquire) & 0xffff)) {
+                                   : wanted >> 48 == (impl_->hot_.epoch.load(kAcquire) & 0xffff)) {
     if (floor.compare_exchange_weak(now, wanted, std::memory_order_acq_rel)) return;
   }
 }

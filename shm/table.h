@@ -38,7 +38,7 @@ struct TableOptions {
 struct Sample {
   std::uint64_t epoch = 0;
   std::uint64_t guard_count = 0;
-  std::uint64_t base = 0;  // the cursor's seq
+  std::uint64_t base = 0;  // the seq of the cursor, or of the event that is being applied
 };
 
 // The bytes of one entry, as written.

@@ -79,6 +79,9 @@ class Client::Pool {
     }
   }
 
+  // Whose turn it is among this process's transactions.
+  std::timed_mutex& transaction_turn() noexcept { return transaction_turn_; }
+
   void close_all() noexcept {
     const std::lock_guard lock(mutex_);
     for (std::atomic<int>& slot : descriptors_) slot.store(kNoDescriptor);
@@ -100,6 +103,7 @@ class Client::Pool {
   Pool* next_abandoned_ = nullptr;
   const std::size_t idle_max_;
   const std::uint64_t generation_;
+  std::timed_mutex transaction_turn_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Connection>> idle_;  // guarded by mutex_
   Descriptors descriptors_;
@@ -174,21 +178,24 @@ Result<std::uint64_t> read_number(std::string_view text) {
 }
 
 // Takes what stands before the next space, and the space, off the text.
-std::string_view first_word(std::string_view& text) {
-  const std::string_view word = text.substr(0, text.find(' '));
-  text.remove_prefix(std::min(word.size() + 1, text.size()));
+std::optional<std::string_view> first_word(std::string_view& text) {
+  const std::size_t space = text.find(' ');
+  if (space == std::string_view::npos) return {};
+  const std::string_view word = text.substr(0, space);
+  text.remove_prefix(space + 1);
   return word;
 }
 
 Result<Written> read_written(const redisReply& reply) {
-  if (!is_text(reply)) return unexpected_reply();
+  const Status unexpected(Code::kUnavailable,
+                          unexpected_reply().message() + std::string(kOutcomeUnknown));
+  if (reply.type != REDIS_REPLY_STRING) return unexpected;
   std::string_view rest = text_of(reply);
-  const Result<ChangeId> id = read_log_id(first_word(rest));
-  const Result<ChangeId> prev = read_log_id(first_word(rest));
-  const Result<std::uint64_t> expires = read_number(first_word(rest));
-  if (!id) return id.status();
-  if (!prev) return prev.status();
-  if (!expires) return expires.status();
+  const auto id_text = first_word(rest), prev_text = first_word(rest), expiry = first_word(rest);
+  if (!id_text || !prev_text || !expiry || rest.empty()) return unexpected;
+  const Result<ChangeId> id = parse_change_id(*id_text), prev = parse_change_id(*prev_text);
+  const Result<std::uint64_t> expires = read_number(*expiry);
+  if (!id || !prev || !expires) return unexpected;
   Written written;
   written.id = *id;
   written.prev = *prev;
@@ -211,7 +218,10 @@ bool are_scripts_refused(const redisReply& reply) {
   if (reply.type != REDIS_REPLY_ERROR) return false;
   const std::string_view text = text_of(reply);
   const bool refuses = text.starts_with("NOPERM") || text.starts_with("ERR unknown command");
-  return refuses && (text.find("eval") != text.npos || text.find("EVAL") != text.npos);
+  const auto names = [&](std::string_view command) {
+    return text.find(command) != std::string_view::npos;
+  };
+  return refuses && (names("'eval") || names("'EVAL") || names("`EVAL"));
 }
 
 // The scripts themselves say what kind of thing stands under a key that is to be set.
@@ -389,31 +399,36 @@ auto Client::ask(Ask ask, Kind kind, Deadline deadline) {
   return answer;
 }
 
-// The reply; an error reply becomes a Status, unless it is about scripts.
+// The reply; an error reply becomes a Status.
 Result<Reply> Client::run(const Arguments& command, Kind kind, Deadline deadline) {
   Result<Reply> reply =
       ask([&](Connection& redis) { return redis.command(command, deadline); }, kind, deadline);
   if (!reply) return reply;
-  const bool is_about_scripts = is_noscript(**reply) || are_scripts_refused(**reply);
-  if ((*reply)->type == REDIS_REPLY_ERROR && !is_about_scripts) {
-    return status_of_change_error(**reply);
-  }
+  if ((*reply)->type == REDIS_REPLY_ERROR) return status_of_error(text_of(**reply));
   return reply;
 }
 
-// By its hash, and with its text if Redis does not know it (any more): nothing has run then.
+// By its hash, and with its text if Redis does not know it (any more): nothing has run then. The
+// reply may be an error.
 Result<Reply> Client::run_script(const Script& script, std::span<const std::string_view> keys,
-                                 std::span<const std::string_view> arguments, Kind kind) {
-  const Deadline until = deadline();
+                                 std::span<const std::string_view> arguments, Deadline deadline) {
   const std::string key_count = std::to_string(keys.size());
   Arguments command{"EVALSHA", script.sha1, key_count};
   command.insert(command.end(), keys.begin(), keys.end());
   command.insert(command.end(), arguments.begin(), arguments.end());
-  Result<Reply> reply = run(command, kind, until);
+  const auto once = [&](Connection& redis) { return redis.command(command, deadline); };
+  Result<Reply> reply = ask(once, Kind::kChange, deadline);
   if (!reply || !is_noscript(**reply)) return reply;
   command[0] = "EVAL";
   command[1] = script.text;
-  return run(command, kind, until);
+  return ask(once, Kind::kChange, deadline);
+}
+
+// They are tried again after a while: somebody may have allowed them.
+bool Client::expects_scripts() const noexcept {
+  constexpr std::uint64_t kWhileMs = 60'000;
+  const std::uint64_t refused_ms = scripts_refused_ms_.load(std::memory_order_relaxed);
+  return refused_ms == 0 || shm::coarse_now().ms - refused_ms > kWhileMs;
 }
 
 Result<Written> Client::change(const Script& script, std::span<const std::string_view> keys,
@@ -422,17 +437,24 @@ Result<Written> Client::change(const Script& script, std::span<const std::string
   if (!nonce) return nonce.status();
   order.event.sender = options_.sender;
   order.event.database = options_.login.database;
+  const Deadline until = deadline();
+  if (!expects_scripts()) return change_without_script(std::move(order), *nonce, until);
   const std::string nonce_text = std::to_string(*nonce);
   const std::string head = event_head(order.event, options_.wire_format);
   Arguments arguments{nonce_text, head};
   arguments.insert(arguments.end(), more.begin(), more.end());
-  const Result<Reply> reply = run_script(script, keys, arguments, Kind::kChange);
+  const Result<Reply> reply = run_script(script, keys, arguments, until);
   if (!reply) return reply.status();
-  if (are_scripts_refused(**reply)) return change_without_script(std::move(order), *nonce);
+  if (are_scripts_refused(**reply)) {
+    scripts_refused_ms_.store(shm::coarse_now().ms, std::memory_order_relaxed);
+    return change_without_script(std::move(order), *nonce, until);
+  }
+  if ((*reply)->type == REDIS_REPLY_ERROR) return status_of_change_error(**reply);
   return read_written(**reply);
 }
 
-Result<Written> Client::change_without_script(Order order, std::uint64_t nonce) {
+// One at a time: they would only make each other begin anew.
+Result<Written> Client::change_without_script(Order order, std::uint64_t nonce, Deadline until) {
   TransactionRequest request;
   request.log_key = log_key_;
   request.channel = options_.channel;
@@ -442,15 +464,20 @@ Result<Written> Client::change_without_script(Order order, std::uint64_t nonce) 
   request.event = std::move(order.event);
   request.command = std::move(order.command);
   request.ttl = order.ttl;
-  const Deadline until = deadline();
-  auto outcome =
+  const std::unique_lock turn(pool().transaction_turn(), until);
+  if (!turn) {
+    return {Code::kUnavailable, "other threads' changes took all of the time; nothing was changed"};
+  }
+  const auto outcome =
       ask([&](Connection& redis) { return transact(redis, request, until); }, Kind::kChange, until);
   if (!outcome) return outcome.status();
-  if (outcome->refused.ok()) return std::move(outcome->written);
-  return Status(outcome->refused.code(),
-                outcome->refused.message() +
-                    "; scripts, which larder would rather use, are refused "
-                    "as well (EVALSHA, EVAL)");
+  const Status& refused = outcome->refused;
+  if (refused.ok()) return outcome->written;
+  if (refused.code() != Code::kPermissionDenied) return refused;
+  scripts_refused_ms_.store(0, std::memory_order_relaxed);
+  return Status(refused.code(), refused.message() +
+                                    "; scripts, which larder would rather use, were refused as "
+                                    "well (EVALSHA, EVAL)");
 }
 
 // A cache that overwrote its own log would take every host's history with it.

@@ -126,7 +126,8 @@ class Client {
   auto attempt(Ask ask, Kind kind, Deadline deadline, bool& may_repeat)
       -> decltype(ask(std::declval<Connection&>()));
   Result<Reply> run_script(const Script& script, std::span<const std::string_view> keys,
-                           std::span<const std::string_view> arguments, Kind kind);
+                           std::span<const std::string_view> arguments, Deadline deadline);
+  bool expects_scripts() const noexcept;
   // A change in both its forms: what the event says, and what is done to the data.
   struct Order {
     Event event;
@@ -135,7 +136,7 @@ class Client {
   };
   Result<Written> change(const Script& script, std::span<const std::string_view> keys, Order order,
                          std::span<const std::string_view> more);
-  Result<Written> change_without_script(Order order, std::uint64_t nonce);
+  Result<Written> change_without_script(Order order, std::uint64_t nonce, Deadline deadline);
   Status check_key(std::string_view key) const;
   Result<Written> delete_many(const std::vector<std::string>& keys);
   Status delete_in_batches(std::vector<std::string> keys, Cleared& cleared);
@@ -145,6 +146,7 @@ class Client {
   const ChangeScripts scripts_;
   std::atomic<Pool*> pool_;  // this process's, once it has called
   Breaker breaker_;
+  std::atomic<std::uint64_t> scripts_refused_ms_{0};  // when Redis said so; 0: it did not
 };
 
 }  // namespace larder::sync

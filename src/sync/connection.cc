@@ -270,7 +270,8 @@ Status status_of_error(std::string_view text) {
             std::string(kScriptCommands));
   }
   if (contains(plain, "unknown command")) {
-    return with_cure(Code::kRefused, "larder needs Redis 5 or newer with scripts and streams");
+    return with_cure(Code::kRefused,
+                     "larder needs Redis 5 or newer with streams, and scripts or transactions");
   }
   if (contains(plain, "Unknown Redis command")) {
     return with_cure(Code::kRefused,
@@ -348,7 +349,7 @@ Status Connection::log_in(const Login& login, Deadline deadline) {
 }
 
 bool Connection::is_usable() const noexcept {
-  if (reader_->pos != reader_->len) return false;
+  if (is_given_up_ || reader_->pos != reader_->len) return false;
   char byte = 0;
   const ssize_t seen = recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   return seen < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);

@@ -53,8 +53,11 @@ class Connection {
   Result<std::vector<Reply>> commands(std::span<const std::vector<std::string_view>> all,
                                       Deadline deadline);
 
-  // False once Redis has closed an idle connection, or left bytes that nobody asked for.
+  // False once Redis has closed an idle connection, or left bytes that nobody asked for, or the
+  // connection was given up.
   bool is_usable() const noexcept;
+  // Redis may be in a state with it that the next caller does not expect.
+  void give_up() noexcept { is_given_up_ = true; }
   // Since the last call began, may Redis have seen any of its bytes?
   bool has_sent() const noexcept { return has_sent_; }
   // The last call failed because the other side closed, not because time ran out.
@@ -79,6 +82,7 @@ class Connection {
   int recv_timeout_ms_ = std::numeric_limits<int>::max();
   bool has_sent_ = false;
   bool was_closed_ = false;
+  bool is_given_up_ = false;
 };
 
 // What an error reply means: a code, Redis' own words, and what to do.

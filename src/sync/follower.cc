@@ -179,11 +179,11 @@ Next Follower::begin_anew(RaiseReason reason, ChangeId end) {
   return follow_from(end);
 }
 
-// A worker may store between the two what rests on another change of the head's number, as soon as
-// the epoch is a new one. Then that has to go as well.
+// A worker may store between the two what rests on another history, as soon as the epoch is a new
+// one. Then that has to go as well.
 void Follower::drop_everything(RaiseReason reason, ChangeId head) {
   host_.raise_epoch(reason);
-  while (!host_.set_head(head)) host_.raise_epoch(RaiseReason::kDiverged);
+  while (!host_.begin_at(head)) host_.raise_epoch(RaiseReason::kDiverged);
 }
 
 Next Follower::follow_from(ChangeId end) {

@@ -74,6 +74,9 @@ class Host {
   // The change about to have effects. Visible before any of them. False: something held may rest
   // on another change of this number, which Redis has lost.
   virtual bool set_head(ChangeId id) = 0;
+  // The same after everything was dropped and forgotten: events go on from the log's end `id`.
+  // False also when something was stored since that rests on an id before it.
+  virtual bool begin_at(ChangeId id) = 0;
   // A kSet, kInvalidate or kDelete of one key under our prefix; the first stores, the others drop.
   // Without an id it happens whatever is held, and late replies that it may have overtaken are
   // refused from then on (the guard's count). Counts nothing.

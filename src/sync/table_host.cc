@@ -70,6 +70,11 @@ bool TableHost::set_head(ChangeId id) {
   return agrees;
 }
 
+bool TableHost::begin_at(ChangeId id) {
+  words().head_seq.store(id.seq);  // before the look at what is noted, see History::rest_on
+  return history_.begin_at(id);
+}
+
 ApplyOutcome TableHost::apply(const Event& event) {
   Change change;
   change.id = event.id;
@@ -119,7 +124,7 @@ void TableHost::drop_what_another_left(ChangeId next) {
   do {
     table_.raise_epoch();
     history_.forget();
-  } while (!next.none() && !history_.follow(next));
+  } while (!begin_at(next));
   count(SyncCounter::kRaisesDisturbed);
   note(Happening::kRaise, "disturbed");
   logger_.log(LogLevel::kWarn,

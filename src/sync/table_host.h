@@ -40,6 +40,7 @@ class TableHost : public Host {
 
   bool leading() override;
   bool set_head(ChangeId id) override;
+  bool begin_at(ChangeId id) override;
   ApplyOutcome apply(const Event& event) override;
   void set_cursor(ChangeId id) override;
   bool knows(ChangeId id) override;

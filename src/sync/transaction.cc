@@ -1,6 +1,11 @@
 #include "src/sync/transaction.h"
 
+#include <algorithm>
+#include <chrono>
 #include <optional>
+#include <random>
+#include <span>
+#include <thread>
 #include <utility>
 
 #include "src/sync/scripts.h"
@@ -9,12 +14,21 @@ namespace larder::sync {
 namespace {
 
 constexpr std::uint64_t kSeqMax = (1ull << 48) - 1;
+constexpr std::string_view kUnexpected =
+    "Redis answered a transaction in an unexpected form; a proxy or an incompatible server may "
+    "stand in between; whether the change was made is not known";
 
 // What is asked before anything is changed, each answer at its place; MULTI is the last. Not with
 // what is to be queued: where it is refused, Redis carries that out at once.
 enum Look { kWatch, kEnd, kTime, kType };
 
-bool is_string_or_none(std::string_view type) { return type == "string" || type == "none"; }
+Status refused_by_type(const redisReply& type) {
+  if (type.type == REDIS_REPLY_ERROR) return status_of_error(text_of(type));
+  if (type.type != REDIS_REPLY_STATUS) return {Code::kUnavailable, std::string(kUnexpected)};
+  if (text_of(type) == "string" || text_of(type) == "none") return {};
+  return status_of_error("WRONGTYPE the key holds a " + std::string(text_of(type)) +
+                         ", not a string");
+}
 
 class Transaction {
  public:
@@ -45,9 +59,8 @@ class Transaction {
     if (!end) return end.status();
     const Result<std::int64_t> now_ms = parse_time_ms(*look[kTime]);
     if (!now_ms) return now_ms.status();
-    if (is_set() && !is_string_or_none(text_of(*look[kType]))) {
-      return status_of_error("WRONGTYPE the key holds a " + std::string(text_of(*look[kType])) +
-                             ", not a string");
+    if (is_set()) {
+      if (Status refused = refused_by_type(*look[kType]); !refused.ok()) return refused;
     }
     if (end->seq >= kSeqMax) {
       return status_of_error("LARDERLOG the last id of " + std::string(request_.log_key) +
@@ -83,22 +96,21 @@ class Transaction {
   }
 
   // None: somebody's change came in between, and nothing was made of this one.
-  static std::optional<TransactionOutcome> outcome(const std::vector<Reply>& replies,
-                                                   const Event& event) {
+  std::optional<TransactionOutcome> outcome(const std::vector<Reply>& replies) const {
     const redisReply& exec = *replies.back();
     if (exec.type == REDIS_REPLY_NIL) return {};
-    TransactionOutcome outcome;
-    if (const redisReply* error = first_error(replies)) {
-      outcome.refused = status_of_error(text_of(*error));
-    } else if (exec.type != REDIS_REPLY_ARRAY || exec.elements != replies.size() - 1) {
-      outcome.refused = {Code::kUnavailable, "Redis answered a transaction in an unexpected form"};
-    } else {
-      outcome = made(exec, event);
+    // Of a command that was not even queued: EXEC's own error says nothing more.
+    const auto error = std::find_if(replies.begin(), replies.end(), [](const Reply& reply) {
+      return reply->type == REDIS_REPLY_ERROR;
+    });
+    if (error != replies.end()) return refused(status_of_error(text_of(**error)));
+    if (exec.type != REDIS_REPLY_ARRAY || exec.elements != replies.size() - 1) {
+      return refused({Code::kUnavailable, std::string(kUnexpected)});
     }
-    return outcome;
+    return made({exec.element, exec.elements});
   }
 
-  const Event& event() const { return request_.event; }
+  static TransactionOutcome refused(Status why) { return {std::move(why), {}}; }
 
  private:
   bool is_set() const { return !request_.command.empty() && request_.command[0] == "SET"; }
@@ -116,27 +128,20 @@ class Transaction {
     return command;
   }
 
-  // Of a command that was not even queued: then EXEC's own error says nothing more.
-  static const redisReply* first_error(const std::vector<Reply>& replies) {
-    for (const Reply& reply : replies) {
-      if (reply->type == REDIS_REPLY_ERROR) return reply.get();
+  TransactionOutcome made(std::span<redisReply* const> answers) const {
+    const redisReply& receivers = *answers.back();
+    for (const redisReply* each : answers.first(answers.size() - 1)) {
+      if (each->type != REDIS_REPLY_ERROR) continue;
+      const Status why = status_of_error(text_of(*each));
+      return refused({why.code(), why.message() + "; a part of the change was made"});
     }
-    return nullptr;
-  }
-
-  static TransactionOutcome made(const redisReply& exec, const Event& event) {
+    if (text_of(*answers.front()) != id_) {
+      return refused({Code::kUnavailable, std::string(kUnexpected)});
+    }
     TransactionOutcome outcome;
-    for (std::size_t i = 0; i + 1 < exec.elements; ++i) {
-      const redisReply& each = *exec.element[i];
-      if (each.type != REDIS_REPLY_ERROR) continue;
-      const Status why = status_of_error(text_of(each));
-      outcome.refused = {why.code(), why.message() + "; a part of the change was made"};
-      return outcome;
-    }
-    const redisReply& receivers = *exec.element[exec.elements - 1];
-    outcome.written.id = event.id;
-    outcome.written.prev = event.prev;
-    outcome.written.expires_unix_ms = event.expires_unix_ms;
+    outcome.written.id = request_.event.id;
+    outcome.written.prev = request_.event.prev;
+    outcome.written.expires_unix_ms = request_.event.expires_unix_ms;
     if (receivers.type == REDIS_REPLY_INTEGER) {
       outcome.written.receivers = static_cast<std::uint64_t>(receivers.integer);
     } else {
@@ -153,22 +158,56 @@ class Transaction {
   std::string id_, prev_, payload_;
 };
 
+// Whether Redis has left MULTI and forgotten what was watched. EXEC does both whatever it answers,
+// unless it is refused itself (its error begins with EXECABORT where that ends the transaction
+// too).
+bool has_ended(const redisReply& exec) {
+  if (exec.type != REDIS_REPLY_ERROR) {
+    return exec.type == REDIS_REPLY_NIL || exec.type == REDIS_REPLY_ARRAY;
+  }
+  return text_of(exec).starts_with("EXECABORT");
+}
+
+Status leave(Connection& redis, Deadline deadline) {
+  const std::vector<Command> commands = {{"DISCARD"}, {"UNWATCH"}};
+  const auto replies = redis.commands(commands, deadline);
+  if (!replies) return replies.status();
+  const std::string_view discard = text_of(*(*replies)[0]);
+  const bool was_in_none = discard.find("without MULTI") != std::string_view::npos;
+  if ((discard != "OK" && !was_in_none) || text_of(*(*replies)[1]) != "OK") redis.give_up();
+  return {};
+}
+
+Status always_overtaken() {
+  return {Code::kUnavailable,
+          "other changes came in between each time, so nothing was changed; let this user of Redis "
+          "run scripts, which none can come between"};
+}
+
 }  // namespace
 
 Result<TransactionOutcome> transact(Connection& redis, TransactionRequest request,
                                     Deadline deadline) {
+  std::minstd_rand random(static_cast<unsigned>(request.nonce));
   Transaction transaction(std::move(request));
-  for (;;) {
+  for (int tries = 1;; ++tries) {
+    const auto begun = std::chrono::steady_clock::now();
     const auto look = redis.commands(transaction.look_commands(), deadline);
     if (!look) return look.status();
     if (Status refused = transaction.take_place(*look); !refused.ok()) {
-      const std::vector<Command> leave = {{"DISCARD"}, {"UNWATCH"}};
-      if (const auto left = redis.commands(leave, deadline); !left) return left.status();
-      return TransactionOutcome{std::move(refused), {}};
+      if (Status left = leave(redis, deadline); !left.ok()) return left;
+      return Transaction::refused(std::move(refused));
     }
     const auto replies = redis.commands(transaction.change_commands(), deadline);
     if (!replies) return replies.status();
-    if (auto outcome = Transaction::outcome(*replies, transaction.event())) return *outcome;
+    if (!has_ended(*replies->back())) redis.give_up();
+    if (auto outcome = transaction.outcome(*replies)) return *outcome;
+
+    const auto now = std::chrono::steady_clock::now();
+    if (now + 2 * (now - begun) > deadline) return Transaction::refused(always_overtaken());
+    // Two that meet would meet again.
+    std::uniform_int_distribution<int> wait_us(0, std::min(50 * tries, 1000));
+    std::this_thread::sleep_for(std::chrono::microseconds(wait_us(random)));
   }
 }
 

@@ -2,8 +2,12 @@
 //
 // The log's end is read under WATCH and the id made of it; MULTI then does it all, or nothing when
 // anybody wrote to the log or to the key meanwhile: then it is tried again. So what holds of a
-// change by script holds of this one, at two round trips instead of one. The exception: where
-// PUBLISH is refused, nothing is changed.
+// change by script holds of this one, at two round trips instead of one. The exceptions:
+//   - where PUBLISH is refused, nothing is changed;
+//   - a right that is withdrawn between the queueing of SET and EXEC leaves row and event without
+//     the value;
+//   - it takes luck among others' changes: where they come faster than two round trips with this
+//     one's value, the time may run out. Nothing was changed then, and the error says so.
 //
 // Threads: one at a time.  Fork: as Connection.
 #pragma once

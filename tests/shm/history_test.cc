@@ -80,6 +80,29 @@ TEST_CASE("another change under a noted number is a divergence, whoever comes fi
   }
 }
 
+// A worker stored between a leader's flush and its new beginning.
+TEST_CASE("a log may not begin behind what was noted since all was forgotten") {
+  Host host;
+  host.follow(id(100));
+  host.history.forget();
+  const auto begin_at = [&](ChangeId end) {
+    host.words().head_seq.store(end.seq);
+    return host.history.begin_at(end);
+  };
+  CHECK(host.history.rest_on(id(120)));  // of this log, or of another
+  CHECK_FALSE(begin_at(id(130)));
+  CHECK_FALSE(begin_at(id(120, 8)));
+  CHECK(begin_at(id(120)));
+  CHECK(begin_at(id(110)));
+  host.history.forget();
+  CHECK(begin_at(id(130)));
+  // Nor is anything noted behind it any more, though the cursor has not come so far.
+  CHECK_FALSE(host.history.rest_on(id(120)));
+  CHECK(host.history.rest_on(id(130)));
+  CHECK(host.history.rest_on(id(131)));
+  CHECK(begin_at({}));
+}
+
 TEST_CASE("numbers that share a word are told apart") {
   Host host;
   host.follow(id(100));

@@ -260,7 +260,7 @@ TEST_CASE("listing without memory fails and leaves no descriptor") {
 }
 
 TEST_CASE("a worker that reached its limit on memory reads on, and says what failed" *
-          doctest::skip(kSanitized)) {
+          doctest::skip(test::kSanitized)) {
   Fixture f;
   // A value larger than what is left to it; the others it has room for.
   const std::string large(256 << 10, 'l');

@@ -38,7 +38,7 @@ struct Host {
 
   Applied event(Change::Kind kind, std::string_view key, std::string_view value, ChangeId change) {
     if (!change.none()) (void)history.follow(change);
-    words().head_seq.store(std::max(words().head_seq.load(), change.seq));
+    if (!change.none()) words().head_seq.store(change.seq);
     const Applied applied = table->apply({kind, {key, value}, change}, term);
     if (!change.none() && applied != Applied::kStaleTerm) move_cursor(change);
     return applied;
@@ -50,6 +50,7 @@ struct Host {
     return event(Change::Kind::kDrop, key, {}, id(seq));
   }
   void move_cursor(ChangeId to) {
+    words().head_seq.store(to.seq);
     words().cursor_seq.store(to.seq);
     words().cursor_nonce.store(to.nonce);
   }
@@ -350,6 +351,35 @@ TEST_CASE("nor of before one's own clear, whenever the epoch rises") {
   CHECK(host.get("k") == "newer");
 }
 
+TEST_CASE("nor if an older clear is heard of after the epoch rose") {
+  Host host;
+  host.table->raise_floor(host.sample("k").epoch, 13);  // one's own
+  host.table->raise_epoch();
+  host.history.forget();
+  host.table->raise_floor(host.sample("k").epoch, 3);
+  CHECK(host.set_event("k", "of before", 11) == Applied::kApplied);
+  CHECK_FALSE(host.get("k").has_value());
+  CHECK(host.set_event("k", "of after", 14) == Applied::kApplied);
+  CHECK(host.get("k") == "of after");
+}
+
+// A server that lags does not know of it, and a guard of before the raise tells nothing.
+TEST_CASE("a reply that does not know of the event being applied is refused") {
+  Host host;
+  CHECK(host.table->set({"k", "own"}, host.sample("k"), id(50)) == Stored::kStored);
+  host.table->raise_epoch();
+  host.history.forget();
+  host.move_cursor(id(20));
+  host.words().head_seq.store(21);
+  CHECK(host.table->apply({Change::Kind::kSet, {"k", "new"}, id(21)}, host.term) ==
+        Applied::kApplied);
+  const Sample sample = host.sample("k");  // the cursor has not moved yet
+  (void)host.history.follow(id(20));
+  CHECK(host.table->fill({"k", "old"}, sample, id(20)) == Stored::kRefused);
+  host.move_cursor(id(21));
+  CHECK_FALSE(host.get("k").has_value());
+}
+
 TEST_CASE("where the log began anew long ago, a guard of before keeps no value out") {
   Host host;
   CHECK(host.drop_event("k", 1'000'000) == Applied::kApplied);
@@ -421,6 +451,7 @@ TEST_CASE("a leader that was replaced writes nothing") {
   CHECK(host.set_event("k", "stale", 10) == Applied::kStaleTerm);
   CHECK(host.event(Change::Kind::kDrop, "k", {}, {}) == Applied::kStaleTerm);
   CHECK(host.get("k") == "v");
+  host.words().head_seq.store(0);  // as the newest leader repeats it
   CHECK(host.fill("k", "w", 9) == Stored::kStored);  // not even its guard was raised
   CHECK(other->apply({Change::Kind::kDrop, {"k", {}}, id(10)}, *newer) == Applied::kApplied);
   CHECK_FALSE(host.get("k").has_value());

@@ -141,6 +141,8 @@ void Checker::check_own(const Read& read, CommitIndex commit) {
   // What Redis lost again was never promised.
   if (!contains(read.cursor_of->changes_of(read.key), own.commit)) return;
   if (are_others(1ull << own.at->number, *read.cursor_of)) return;
+  // What is held is of the server that gave the lease, and the log of its successor not yet read.
+  if (read.lease_of != nullptr && read.lease_of != read.cursor_of) return;
   if (!is_comparable(read)) return;
   violated(Property::kOwn, describe(read, commit, own.commit));
 }

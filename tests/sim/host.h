@@ -67,7 +67,9 @@ class Worker {
   void ask(Ask ask, Done done);
   void change(Kind kind, const ChangeOrder& order, Time ttl);
   void fetch(unsigned key, bool holds_copy);
-  void fetch_end(ChangeId before, const sync::Fetched& answer);
+  struct LogEnd;
+  static LogEnd log_end_of(const Server& server);
+  void fetch_end(const LogEnd& before, const sync::Fetched& answer);
   void fetched(const sync::Fetched& answer);
   void changed(const std::optional<sync::Written>& answer);
   void cleared(const std::optional<sync::Written>& answer);

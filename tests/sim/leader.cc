@@ -49,6 +49,10 @@ class Leader::Effects final : public sync::Host {
     leader_.moment();
     return table_.set_head(id);
   }
+  bool begin_at(ChangeId id) override {
+    leader_.moment();
+    return table_.begin_at(id);
+  }
   sync::ApplyOutcome apply(const sync::Event& event) override {
     leader_.moment();
     host_.world.tell([&] {
@@ -59,8 +63,11 @@ class Leader::Effects final : public sync::Host {
   }
   void set_cursor(ChangeId id) override {
     leader_.moment();
+    // A former leader that wakes up may follow another server than its successor: two at once,
+    // until that one repeats its cursor.
+    const bool is_former = !table_.leading() && leader_.server() != host_.cursor_of;
     table_.set_cursor(id);
-    host_.cursor_of = leader_.server();
+    host_.cursor_of = is_former ? nullptr : leader_.server();
   }
   bool knows(ChangeId id) override { return table_.knows(id); }
   std::uint64_t ahead() override { return table_.ahead(); }

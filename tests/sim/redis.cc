@@ -262,6 +262,7 @@ void Server::restore(unsigned lost) {
   if (lost == 0) return;
   data_ = lost < kept ? pictures_[(picture_count_ - 1 - lost) % kKeptPictures] : Data();
   picture_count_ = 0;
+  ++replacements_;
   keep_picture();
   forget_beyond(data_);
   begin_log();
@@ -276,6 +277,7 @@ void Server::become_replica_of(Server& primary, Time lag) {
   primary_ = false;
   if (replicates_ != nullptr) std::erase(replicates_->replicas_, this);
   replicates_ = &primary;
+  full_sync_due_ = true;
   primary.lag_ = lag;
   primary.replicas_.push_back(this);
   primary.mirror();
@@ -287,6 +289,7 @@ void Server::mirror() {
     schedule_.in(lag_,
                  [replica, data = data_, changes = changes_, logged = logged_, began = log_began_] {
                    if (replica->primary_) return;
+                   if (std::exchange(replica->full_sync_due_, false)) ++replica->replacements_;
                    replica->data_ = data;
                    replica->changes_ = changes;
                    replica->logged_ = logged;

@@ -149,6 +149,8 @@ class Server {
   bool has_logged(CommitIndex commit) const;
   // The first change that the log as it is now could have.
   CommitIndex log_began() const { return log_began_; }
+  // How often all that it has was replaced: by a snapshot, by a new primary's.
+  unsigned replacements() const { return replacements_; }
   ChangeId log_end() const { return data_.has_log ? data_.last : ChangeId(); }
 
  private:
@@ -193,6 +195,8 @@ class Server {
   Data data_;
   CommitIndex log_began_ = 0;
   std::array<Data, kKeptPictures> pictures_;
+  unsigned replacements_ = 0;
+  bool full_sync_due_ = false;
   std::size_t picture_count_ = 0;
   std::array<std::vector<CommitIndex>, kKeys> changes_;
   std::vector<CommitIndex> logged_;

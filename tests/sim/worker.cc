@@ -11,6 +11,15 @@ constexpr Time kTimeout = 1000 * kMs;
 
 }  // namespace
 
+struct Worker::LogEnd {
+  ChangeId id;
+  unsigned replacements;
+};
+
+Worker::LogEnd Worker::log_end_of(const Server& server) {
+  return {server.log_end(), server.replacements()};
+}
+
 std::string Worker::name() const {
   return "host " + std::to_string(host_.index) + ", worker " + std::to_string(index_);
 }
@@ -50,20 +59,22 @@ void Worker::fetch(unsigned key, bool holds_copy) {
   call.fill.emplace(host_.table, key_name(key));
   begin(std::move(call));
   // Three questions, with whatever happens in between; in fact they travel together.
-  ask([](const Server& server) { return server.log_end(); },
-      [this, key](ChangeId before) {
+  ask([](const Server& server) { return log_end_of(server); },
+      [this, key](const LogEnd& before) {
         ask([key](Server& server) { return server.fetch(key); },
             [this, before](const sync::Fetched& answer) { fetch_end(before, answer); });
       });
 }
 
-void Worker::fetch_end(ChangeId before, const sync::Fetched& answer) {
+void Worker::fetch_end(const LogEnd& before, const sync::Fetched& answer) {
   const bool compares = host_.world.options.cures.fill_asks_end_twice;
-  ask([](const Server& server) { return server.log_end(); },
-      [this, before, compares, answer](ChangeId after) {
+  ask([](const Server& server) { return log_end_of(server); },
+      [this, before, compares, answer](const LogEnd& after) {
+        // No server replaces its data between what it reads at once.
+        if (before.replacements != after.replacements) return fail();
         sync::Fetched whole = answer;
-        whole.last = after;
-        whole.overtaken = compares && before != after;
+        whole.last = after.id;
+        whole.overtaken = compares && before.id != after.id;
         fetched(whole);
       });
 }

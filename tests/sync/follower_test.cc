@@ -81,6 +81,7 @@ class RecordingHost : public Host {
     known.push_back(change_id);
     return disagrees-- <= 0;
   }
+  bool begin_at(ChangeId end) override { return set_head(end); }
   bool knows(ChangeId change_id) override {
     return std::find(known.begin(), known.end(), change_id) != known.end();
   }
@@ -1040,6 +1041,7 @@ class ModelHost : public Host {
     known_.insert(change_id.nonce);
     return true;
   }
+  bool begin_at(ChangeId end) override { return set_head(end); }
   bool knows(ChangeId change_id) override { return known_.contains(change_id.nonce); }
   std::uint64_t ahead() override { return 0; }
   bool heard_without_id() override { return false; }

@@ -786,6 +786,7 @@ class Following : public SubscriptionListener, public Host {
     known_.insert(id.nonce);
     return true;
   }
+  bool begin_at(ChangeId end) override { return set_head(end); }
   bool knows(ChangeId id) override { return known_.contains(id.nonce); }
   std::uint64_t ahead() override { return 0; }
   bool heard_without_id() override { return false; }
@@ -835,8 +836,7 @@ ChangeId write(RedisConnection& redis, const std::string& key, const std::string
   const Reply reply =
       redis.command({"EVAL", scripts.set.text, "2", log_key(kChannel), key, std::to_string(nonce++),
                      event_head(event, WireFormat::kJson), value});
-  REQUIRE(reply.items.size() == 4);
-  return parse_change_id(reply.items[0].text).value();
+  return parse_change_id(reply.text.substr(0, reply.text.find(' '))).value();
 }
 
 // Schedule 9, on the wire: the reading and the messages overlap on two connections.

@@ -66,6 +66,23 @@ TEST_CASE(
   CHECK(leaders.epoch() == epoch);  // once is enough
 }
 
+TEST_CASE("what was stored between the flush and the new beginning goes as well") {
+  Leaders leaders;
+  shm::Table& table = *leaders.table;
+  follow(leaders.newest, {10, 1});
+  leaders.newest.raise_epoch(RaiseReason::kLogLost);
+  const auto store = [&](shm::ChangeId id) {
+    return table.fill({"k", "of another log"}, table.sample("k"), id);
+  };
+  REQUIRE(store({12, 7}) == shm::Stored::kStored);
+  CHECK_FALSE(leaders.newest.begin_at({15, 2}));
+  CHECK(store({13, 7}) == shm::Stored::kRefused);  // the head stands beyond
+  leaders.newest.raise_epoch(RaiseReason::kDiverged);
+  CHECK(leaders.newest.begin_at({15, 2}));
+  leaders.newest.set_cursor({15, 2});
+  CHECK_FALSE(table.contains("k"));
+}
+
 TEST_CASE("a leader that moves the cursor alone keeps everything") {
   Leaders leaders;
   const std::uint64_t epoch = leaders.epoch();
