@@ -263,7 +263,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (!written) return failed_change(name, written.status());
     change.finish_set(table, name, value, written->id);
     tell_successor(table, change.sample(), name, written->id);
-    report_unpublished(*written);
+    report(*written);
     const bool too_large = value.size() > options_.value_max_bytes;
     return too_large ? above_maximum(value.size(), "Redis has it, but no host keeps a copy of it")
                      : Status();
@@ -282,7 +282,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (!written) return failed_change(name, written.status());
     change.finish_removal(table, name, written->id);
     tell_successor(table, change.sample(), name, written->id);
-    report_unpublished(*written);
+    report(*written);
     return {};
   }
 
@@ -636,7 +636,12 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     return why;
   }
 
-  void report_unpublished(const sync::Written& written) {
+  void report(const sync::Written& written) {
+    if (!client_->expects_scripts() && !told_of_scripts_.exchange(true)) {
+      logger_->log(LogLevel::kWarn,
+                   "this user of Redis may not run scripts (EVALSHA, EVAL): each change is a "
+                   "transaction, which takes two round trips and may have to begin anew");
+    }
     if (written.published.ok()) return;
     table().count(Counter::kUnpublished);
     logger_->log(LogLevel::kError,
@@ -655,7 +660,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     table.raise_floor(epoch, written->id.seq);
     // In another epoch, perhaps another segment's, that meant nothing; a closed one's is lost.
     if (shm::is_closed(epoch) || epoch_of(table) != epoch) (void)flush();
-    report_unpublished(*written);
+    report(*written);
     return {};
   }
 
@@ -797,6 +802,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   sync::LeaderOptions leader_options_;
   shm::ForkMutex start_mutex_;
   std::atomic<std::uint64_t> started_generation_{shm::kNoGeneration};
+  std::atomic<bool> told_of_scripts_{false};     // that Redis refuses them
   std::atomic<std::uint64_t> next_start_ms_{0};  // of a read, after one that could not join
   std::unique_ptr<sync::Leader> leader_;         // last: its thread uses everything above
 };

@@ -106,6 +106,9 @@ class Client {
 
   Status ping();
 
+  // False for a while after Redis refused one: changes are transactions then.
+  bool expects_scripts() const noexcept;
+
   // Whether a call is worth it; to be asked before each. A call that is made all the same is made.
   Breaker& breaker() noexcept { return breaker_; }
 
@@ -127,7 +130,6 @@ class Client {
       -> decltype(ask(std::declval<Connection&>()));
   Result<Reply> run_script(const Script& script, std::span<const std::string_view> keys,
                            std::span<const std::string_view> arguments, Deadline deadline);
-  bool expects_scripts() const noexcept;
   // A change in both its forms: what the event says, and what is done to the data.
   struct Order {
     Event event;

@@ -6,7 +6,7 @@
 //
 //   {"key":K,"sender":S,"action":"set","value":B64            the Go library's fields
 //    ,"key_b64":B64,"db":N,"prefix":P,"keys":[B64,...]        ours, where they say something
-//    ,"id":"12-34","prev":"11-56","expires_at":MS}            the tail, made by the script
+//    ,"id":"12-34","prev":"11-56","expires_at":MS}            the tail, made in Redis
 //
 //   MessagePack: [1, action, db, key, sender, body, id, prev, expires]: `body` is the value, the
 //   prefix, the array of keys or nil; the last three are strings, empty where there is none.
@@ -67,8 +67,8 @@ struct Event {
 // carries its exact bytes.
 std::string event_head(const Event& event, WireFormat format);
 
-// The tail that the script makes, for tests and for events without a script: head + tail is a
-// whole event. An event without an id (`id.none()`) carries no prev and no expiry either.
+// The tail that the script makes, for transactions and tests: head + tail is a whole event. An
+// event without an id (`id.none()`) carries no prev and no expiry either.
 std::string event_tail(const Event& event, WireFormat format);
 
 // kInvalidArgument with the reason for anything that is not an event: not JSON or MessagePack,

@@ -103,9 +103,11 @@ Result<ChangeId> parse_log_end(const redisReply& reply) {
   const auto info = elements_of(reply);
   for (std::size_t i = 0; i + 1 < info.size(); i += 2) {
     if (text_of(*info[i]) != "last-generated-id") continue;
-    const Result<ChangeId> end = parse_change_id(text_of(*info[i + 1]));
+    const std::string_view last = text_of(*info[i + 1]);
+    const Result<ChangeId> end = parse_change_id(last);
     if (end) return end;
-    return {Code::kRefused, std::string(kEnd) + ": " + end.status().message()};
+    return status_of_error_reply(
+        kEnd, "LARDERLOG the log's last id " + std::string(last) + " is beyond 2^48 - 1");
   }
   return strange(kEnd);
 }

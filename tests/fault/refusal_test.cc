@@ -200,6 +200,7 @@ TEST_CASE("scripts are forbidden: changes are transactions, and all that is prom
   forbid(redis, {{"evalsha", "eval"}, ""});
   const std::uint64_t writes = t.watch.writes();
   REQUIRE(await([&] { return t.watch.writes() > writes + 1'000; }, kPatience));
+  CHECK(t.scene.near.logged("may not run scripts"));
   // Also to a leader that has to read the log.
   (void)redis.command({"CLIENT", "KILL", "TYPE", "pubsub"});
   t.scene.hold("k", "transacted");

@@ -451,7 +451,7 @@ TEST_CASE("a leader that was replaced writes nothing") {
   CHECK(host.set_event("k", "stale", 10) == Applied::kStaleTerm);
   CHECK(host.event(Change::Kind::kDrop, "k", {}, {}) == Applied::kStaleTerm);
   CHECK(host.get("k") == "v");
-  host.words().head_seq.store(0);  // as the newest leader repeats it
+  host.words().head_seq.store(0);                    // as the newest leader repeats it
   CHECK(host.fill("k", "w", 9) == Stored::kStored);  // not even its guard was raised
   CHECK(other->apply({Change::Kind::kDrop, {"k", {}}, id(10)}, *newer) == Applied::kApplied);
   CHECK_FALSE(host.get("k").has_value());

@@ -644,20 +644,102 @@ TEST_CASE(
   CHECK(log_end(client) == written.id);
   must(client.remove("k"));
 
-  for (const std::string command : {"-watch", "-multi", "-exec", "-publish", "-xadd"}) {
+  for (const std::string command :
+       {"-watch", "-multi", "-exec", "-publish", "-xadd", "-xinfo", "-time", "-type", "-set"}) {
     CAPTURE(command);
     redis.command({"SET", "k", "old"});
     redis.command({"ACL", "SETUSER", "plain", command});
-    for (const Status& status :
-         {client.set("k", "v", kForever, Announce::kValue).status(), client.remove("k").status()}) {
+    for (int round = 0; round < 2; ++round) {
+      const Status status = client.set("k", "v", kForever, Announce::kValue).status();
       INFO(status.message());
       CHECK(status.code() == Code::kPermissionDenied);
       CHECK(mentions(status, "'" + command.substr(1)));
       CHECK(mentions(status, "EVALSHA"));
+      CHECK(must(client.fetch("k")).value == "old");  // the connection is as it was
     }
-    CHECK(redis.command({"GET", "k"}) == "old");
     redis.command({"ACL", "SETUSER", "plain", "+" + command.substr(1)});
     must(client.set("k", "v", kForever, Announce::kValue));
+  }
+}
+
+TEST_CASE("a transaction that Redis does not end leaves no connection behind in it") {
+  for (const std::string command : {"EXEC", "DISCARD", "UNWATCH"}) {
+    CAPTURE(command);
+    RedisServer::Config config;
+    config.lines = {"rename-command EVALSHA \"\"", "rename-command EVAL \"\"",
+                    "rename-command " + command + " \"\""};
+    RedisServer server(config);
+    RedisConnection redis = server.connect();
+    redis.command({"SET", "k", "old"});
+    redis.command({"RPUSH", "list", "theirs"});
+    Client client(options_for(server));
+    for (int round = 0; round < 3; ++round) {
+      const Status set = client.set("list", "v", kForever, Announce::kValue).status();
+      CHECK(mentions(set, "WRONGTYPE"));
+      const Status removed = client.remove("k").status();
+      CHECK(removed.ok() == (command != "EXEC"));
+      if (command == "EXEC") CHECK(mentions(removed, "EXEC"));
+      CHECK(must(client.fetch("k")).value.has_value() == (command == "EXEC"));
+    }
+    CHECK(redis.command({"LLEN", "list"}).number == 1);
+  }
+}
+
+TEST_CASE("a transaction that others always overtake changes nothing, and says what would help") {
+  RedisServer server;
+  server.connect().command(
+      {"ACL", "SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-eval", "-evalsha"});
+  ClientOptions options = options_for(server);
+  Client scripted(options);
+  options.login = {"plain", "pw", 0};
+  options.timeout = 100ms;
+  Client plain(options);
+  std::atomic<bool> done{false};
+  std::thread others([&] {
+    while (!done) (void)scripted.set("theirs", "v", kForever, Announce::kInvalidation);
+  });
+  const std::string large(4u << 20, 'v');  // others come in between while it travels
+  Status status;
+  for (int tries = 0; tries < 50 && status.ok(); ++tries) {
+    must(plain.remove("large"));
+    status = plain.set("large", large, kForever, Announce::kInvalidation).status();
+  }
+  done = true;
+  others.join();
+  INFO(status.message());
+  CHECK(status.code() == Code::kUnavailable);
+  CHECK(mentions(status, "nothing was changed"));
+  CHECK(mentions(status, "scripts"));
+  CHECK_FALSE(must(plain.fetch("large")).value.has_value());
+  must(plain.set("large", "small", kForever, Announce::kInvalidation));
+}
+
+TEST_CASE("an answer to a change that is none is told from a refusal") {
+  for (const std::string answer :
+       {"+QUEUED\r\n", "$0\r\n\r\n", "$3\r\n6-1\r\n", "$8\r\n6-1 5-5 \r\n", "$9\r\n6-1 5-5  \r\n",
+        ":1\r\n", "*0\r\n", "$-1\r\n"}) {
+    CAPTURE(answer);
+    DeafListener listener;
+    ClientOptions options;
+    options.endpoint = listener.endpoint();
+    std::thread peer([&] {
+      const int fd = listener.accept_one();
+      std::string heard(4096, '\0');
+      send(fd, "+PONG\r\n", 7, MSG_NOSIGNAL);
+      if (recv(fd, heard.data(), heard.size(), 0) > 0 &&
+          recv(fd, heard.data(), heard.size(), 0) > 0)
+        send(fd, answer.data(), answer.size(), MSG_NOSIGNAL);
+      close(fd);
+    });
+    {
+      Client client(options);
+      const Status status = client.remove("k").status();
+      INFO(status.message());
+      CHECK(status.code() == Code::kUnavailable);
+      CHECK(mentions(status, "unexpected form"));
+      CHECK(mentions(status, "not known"));
+    }
+    peer.join();
   }
 }
 
