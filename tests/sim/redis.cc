@@ -277,7 +277,6 @@ void Server::become_replica_of(Server& primary, Time lag) {
   primary_ = false;
   if (replicates_ != nullptr) std::erase(replicates_->replicas_, this);
   replicates_ = &primary;
-  full_sync_due_ = true;
   primary.lag_ = lag;
   primary.replicas_.push_back(this);
   primary.mirror();
@@ -286,16 +285,18 @@ void Server::become_replica_of(Server& primary, Time lag) {
 // A replica is told everything, a little later.
 void Server::mirror() {
   for (Server* replica : replicas_) {
-    schedule_.in(lag_,
-                 [replica, data = data_, changes = changes_, logged = logged_, began = log_began_] {
-                   if (replica->primary_) return;
-                   if (std::exchange(replica->full_sync_due_, false)) ++replica->replacements_;
-                   replica->data_ = data;
-                   replica->changes_ = changes;
-                   replica->logged_ = logged;
-                   replica->log_began_ = began;
-                   replica->mirror();  // it may have replicas of its own
-                 });
+    schedule_.in(lag_, [replica, data = data_, changes = changes_, logged = logged_,
+                        began = log_began_, source = std::pair(number, replacements_)] {
+      if (replica->primary_) return;
+      if (std::exchange(replica->mirrored_, source) != source) {
+        ++replica->replacements_;
+      }
+      replica->data_ = data;
+      replica->changes_ = changes;
+      replica->logged_ = logged;
+      replica->log_began_ = began;
+      replica->mirror();  // it may have replicas of its own
+    });
   }
 }
 

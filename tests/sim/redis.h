@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "src/sync/client.h"
@@ -196,7 +197,7 @@ class Server {
   CommitIndex log_began_ = 0;
   std::array<Data, kKeptPictures> pictures_;
   unsigned replacements_ = 0;
-  bool full_sync_due_ = false;
+  std::pair<unsigned, unsigned> mirrored_;  // whose data, and which of it
   std::size_t picture_count_ = 0;
   std::array<std::vector<CommitIndex>, kKeys> changes_;
   std::vector<CommitIndex> logged_;
