@@ -105,7 +105,7 @@ Result<ChangeId> parse_log_end(const redisReply& reply) {
     if (text_of(*info[i]) != "last-generated-id") continue;
     const std::string_view last = text_of(*info[i + 1]);
     const Result<ChangeId> end = parse_change_id(last);
-    if (end) return end;
+    if (end) return *end;
     return status_of_error_reply(
         kEnd, "LARDERLOG the log's last id " + std::string(last) + " is beyond 2^48 - 1");
   }
