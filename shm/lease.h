@@ -16,8 +16,8 @@ namespace larder::shm {
 
 class Lease {
  public:
-  // As it is now. To be taken before what is held is read, and asked afterwards: one that was
-  // extended in between says nothing about what was read before.
+  // As it is now. To be taken before what is held is read: one that was extended since then says
+  // nothing about what was read before.
   static Lease of(const HotWords& hot) noexcept {
     // Each word on its own tells of a true lease, so they need not be of the same. acquire: what is
     // read next has the effects that the lease speaks of.

@@ -115,9 +115,17 @@ class Table {
   // Copies the value of `key` into `value`, whose memory is reused. False: a miss. In the header,
   // because every call on its way costs as much as a cache hit of the processor.
   [[gnu::always_inline]] bool get(std::string_view key, std::string& value) {
+    return get(key, value, [] {});
+  }
+  // `first()` is called before anything is read, while the memory of it is on its way.
+  template <class First>
+  [[gnu::always_inline]] bool get(std::string_view key, std::string& value, First first) {
+    const Wanted wanted = reader_.want(key);
+    (void)reader_.approach(wanted.hash);
+    first();
     if (verify_checksums_) [[unlikely]]
       return get_verified(key, value);
-    const Look seen = reader_.look(reader_.want(key), true, [&value](const Seen& entry) {
+    const Look seen = reader_.look(wanted, true, [&value](const Seen& entry) {
       assign_from_shared(value, entry.value, entry.value_bytes);
     });
     if (seen != Look::kFound && !(seen == Look::kMoved && get_again(key, value))) [[unlikely]] {

@@ -228,7 +228,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   Result<View> view(std::string_view key) {
     if (Status s = check_change(key); !s.ok()) return s;
     if (table().is_closed()) (void)find_open_table();
-    const shm::Lease lease = lease_of(table());
+    const bool stale = is_stale(table());
     auto pinned = table().pin(full_key(key));
     if (!pinned) return pinned.status();
     View view;
@@ -237,7 +237,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     view.word_ = pinned->word;
     view.pin_ = pinned->pin;
     view.generation_ = pinned->generation;
-    view.stale_ = is_stale(lease);
+    view.stale_ = stale;
     if (view.stale_) table().count(Counter::kStaleHits);
     return view;
   }
@@ -363,17 +363,17 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   bool in_sync() {
     (void)find_open_table();
-    return !is_stale(lease_of(table()));
+    return !is_stale(table());
   }
   const Options& options() const noexcept { return options_; }
   const std::string& node_id() const noexcept { return node_id_; }
 
  private:
-  // To be taken before what it is to vouch for is read.
   static shm::Lease lease_of(shm::Table & table) noexcept {
     return shm::Lease::of(table.segment().superblock().hot);
   }
-  bool is_stale(const shm::Lease& lease) const noexcept { return client_ && !lease.lasts(); }
+  // To be asked before what it is to speak of is read.
+  bool is_stale(shm::Table & table) const noexcept { return client_ && !lease_of(table).lasts(); }
 
   shm::HotWords& hot() { return table().segment().superblock().hot; }
   static std::uint64_t epoch_of(shm::Table & table) noexcept {
@@ -435,11 +435,12 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   [[gnu::always_inline]] bool read_local(shm::Table & table, std::string_view name,
                                          Lookup & lookup) {
-    const shm::Lease lease = lease_of(table);
-    if (!table.get(name, lookup.value)) [[unlikely]]
+    // The lease first: that it lasts speaks for whatever is read after it.
+    const bool hit =
+        table.get(name, lookup.value, [this, &table, &lookup] { lookup.stale = is_stale(table); });
+    if (!hit) [[unlikely]]
       return missed(lookup);
     lookup.source = Source::kLocal;
-    lookup.stale = is_stale(lease);
     return true;
   }
 
@@ -482,10 +483,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
       keys = std::span(names).first(keys.size());
     }
     shm::Table& table = this->table();
-    const shm::Lease lease = lease_of(table);
+    const bool stale = is_stale(table);
     const std::uint32_t hits = table.get_batch(
         keys, [&lookups](std::size_t i) -> std::string& { return lookups[i].value; });
-    const bool stale = is_stale(lease);
     Status first;
     for (std::size_t i = 0; i < keys.size(); ++i) {
       if (hits >> i & 1) [[likely]] {
