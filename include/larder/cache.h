@@ -42,8 +42,8 @@ enum class Source {
 
 struct Lookup {
   Source source = Source::kNone;
-  // Served from shared memory while this host could not follow the channel: another host's change
-  // may be missing. Never set without Redis.
+  // Served from shared memory without the lease (Options::lease): another host's change may be
+  // missing. Never set without Redis.
   bool stale = false;
   std::string value;
 
@@ -127,9 +127,9 @@ class LARDER_API Cache {
 
   Stats stats() const;
 
-  // True while this host follows the channel (or has no Redis). A leader that dies is replaced by
-  // another started process within milliseconds; where none is left, and after a leader was
-  // stopped, it takes up to three seconds until this turns false.
+  // True while this host holds its lease (Options::lease), or has no Redis. A leader that dies is
+  // replaced by another started process within milliseconds, before the lease ends; where none is
+  // left, where the leader is stopped or Redis does not answer, it ends by itself.
   bool in_sync() const;
   const Options& options() const noexcept;
   const std::string& node_id() const noexcept;

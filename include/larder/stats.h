@@ -63,7 +63,7 @@ struct Stats {
   std::uint64_t views = 0;           // held now, a count
   std::uint64_t processes = 0;       // attached now, a count
   std::uint64_t epoch = 0;           // a number that rises with every epoch raise
-  bool in_sync = false;              // a leader follows the channel, or there is no Redis
+  bool in_sync = false;              // the host holds its lease, or there is no Redis
 };
 
 }  // namespace larder
