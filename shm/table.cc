@@ -222,6 +222,12 @@ class Table::Impl {
     segment_->stripe(stripe).bypass.fetch_add(1, std::memory_order_seq_cst);
   }
 
+  // The same of one's own change. It is noted first: the wipe then guards against what is older.
+  void leave_to_wipe(std::uint32_t stripe, ChangeId id) noexcept {
+    if (id.seq != 0) (void)history_.rest_on(id);
+    raise_bypass(stripe);
+  }
+
   // Drops what is held and was read, perhaps: nothing older may come in its place, be it a late
   // reply or an event that the cursor has not come to yet.
   static void drop_for_good(Hold& hold, Guard& guard, std::uint64_t epoch,
@@ -281,7 +287,7 @@ class Table::Impl {
     (void)reader_.approach(hash);  // what the lock's atomic would not let us fetch ahead
     Hold hold(*this, stripe, options_.lock_timeout);
     if (!hold) {
-      if (own_change) raise_bypass(stripe);
+      if (own_change) leave_to_wipe(stripe, reach);
       return Stored::kBusy;
     }
     // Looked at under the lock: either this, or the change is there when the stripe is copied.
@@ -326,7 +332,7 @@ class Table::Impl {
     const std::uint32_t stripe = stripe_of(g_, hash);
     Hold hold(*this, stripe, options_.lock_timeout);
     if (!hold) {
-      raise_bypass(stripe);
+      leave_to_wipe(stripe, id);
       return Stored::kBusy;
     }
     const std::uint64_t epoch = hot_.epoch.load(kAcquire);  // as in store()

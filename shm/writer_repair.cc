@@ -4,6 +4,7 @@
 
 #include "shm/checksum.h"
 #include "shm/clock.h"
+#include "shm/history.h"
 #include "shm/writer.h"
 
 namespace larder::shm {
@@ -97,15 +98,16 @@ void Writer::shrink_empty_index() {
 void Writer::wipe() {
   constexpr int kRounds = 16;  // a bypass that is raised again and again stays: readers just miss
   const Superblock& block = segment_.superblock();
+  const History history(segment_);
   count(Counter::kWipes);
   for (int round = 0; round < kRounds; ++round) {
-    // acquire: pairs with the release that raised it; `head_seq` below is that change's or later.
+    // acquire: pairs with the release that raised it; the change is among those asked for below.
     std::uint32_t bypass = stripe_.bypass.load(kAcquire);
     const std::uint64_t epoch = block.hot.epoch.load(kAcquire);
-    const std::uint64_t applied = block.sync.head_seq.load(kAcquire);
+    const std::uint64_t known = std::max(block.sync.head_seq.load(kAcquire), history.ahead());
     for (std::uint32_t i = 0; i < g_.guards_per_stripe; ++i) {
       Guard& guard = segment_.guard(index_, i);
-      raise_guard(guard, epoch, applied);
+      raise_guard(guard, epoch, known);
       count_guard(guard);
     }
     stripe_.term.store(block.sync.term.load(kAcquire), kRelease);
