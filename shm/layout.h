@@ -221,7 +221,7 @@ struct alignas(kCacheLine) SyncWords {
   Atomic<std::uint64_t> cursor_nonce;
   Atomic<std::uint64_t> head_seq;
   Atomic<std::uint64_t> lease_term;     // of the leader that extended the lease last
-  Atomic<std::uint64_t> idless_epoch;   // the last in which a change without an id was heard of
+  Atomic<std::uint64_t> idless_epoch;   // the last in which a change without an id was heard of; 0: none
   Atomic<std::int64_t> redis_clock_ms;  // Redis' time minus CLOCK_BOOTTIME, in ms
   // When the last probe was sent that Redis answered: CLOCK_MONOTONIC_COARSE, in ms.
   Atomic<std::uint64_t> answered_ms;
@@ -402,9 +402,9 @@ static_assert(sizeof(Bucket) == kCacheLine);
 
 // Remembers, for the keys that share it, what late replies must not overwrite.
 struct Guard {
-  Atomic<std::uint64_t> epoch;  // `seq` counts only within this epoch
-  Atomic<std::uint64_t> seq;    // highest change applied
-  Atomic<std::uint64_t> count;  // changes without an id
+  Atomic<std::uint64_t> epoch;  // that of `seq`; beyond it see is_newer()
+  Atomic<std::uint64_t> seq;    // the highest change applied, made here, or read and dropped
+  Atomic<std::uint64_t> count;  // of what no seq tells: changes without an id, repairs, wipes
 };
 
 // ---- arenas -----------------------------------------------------------------------------------

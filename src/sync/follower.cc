@@ -66,11 +66,14 @@ Next Follower::log_page(const LogPage& page) {
 
 Next Follower::message(std::string_view payload) {
   if (!leading()) return Next::kResign;
-  if (state_ == State::kLost) return Next::kNothing;
-
   Event& event = heard_;
   if (Status s = decode_event(payload, event); !s.ok()) {
     report_malformed(s);
+    return Next::kNothing;
+  }
+  if (state_ == State::kLost) {
+    // What has an id is in the log, which will be read.
+    note_without_id(event);
     return Next::kNothing;
   }
   if (!event.id.none() && event.database != options_.database) {
@@ -209,22 +212,18 @@ void Follower::extend_lease(shm::CoarseTime asked) {
 
 // ---- events that arrive before the log's end --------------------------------------------------
 
+// What is held may be dropped yet: the log, read once more, makes up for it, unless it is not in
+// the log.
 void Follower::hold(Event event, std::size_t bytes) {
-  if (overflowed_) return drop_unheld(event);
+  note_without_id(event);
+  if (overflowed_) return;
   held_bytes_ += bytes;
   if (held_.size() == options_.held_max_events || held_bytes_ > options_.held_max_bytes) {
-    for (const Event& each : held_) drop_unheld(each);
-    drop_unheld(event);
     forget_held();
     overflowed_ = true;
     return;
   }
   held_.push_back(std::move(event));
-}
-
-// The log, read once more, makes up for it, unless it is not in the log.
-void Follower::drop_unheld(const Event& event) {
-  if (event.id.none()) host_.hear_without_id();
 }
 
 void Follower::forget_held() {
@@ -285,10 +284,15 @@ Next Follower::take_successor(const Event& event) {
 // From a peer whose write and event are two steps: it has no place in the log, so it takes effect
 // in order of arrival and leaves the cursor alone.
 Next Follower::take_without_id(const Event& event) {
-  if (event.action == Action::kClear || ours(event.key)) host_.hear_without_id();
+  note_without_id(event);
   const Effect effect = effect_without_id(event);
   host_.count(Counter::kEventsWithoutId);
   return finish(effect);
+}
+
+void Follower::note_without_id(const Event& event) {
+  if (!event.id.none()) return;
+  if (event.action == Action::kClear || ours(event.key)) host_.hear_without_id();
 }
 
 Next Follower::finish(Effect effect) {

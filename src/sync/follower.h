@@ -88,7 +88,7 @@ class Host {
   virtual bool knows(ChangeId id) = 0;
   // The highest seq of a change beyond the cursor that something held rests on; 0: none.
   virtual std::uint64_t ahead() = 0;
-  // Was a change without an id heard of in this epoch?
+  // Was a change without an id ever heard of?
   virtual bool heard_without_id() = 0;
   virtual void hear_without_id() = 0;
 
@@ -186,7 +186,7 @@ class Follower {
   Next resubscribe();
 
   void hold(Event event, std::size_t bytes);
-  void drop_unheld(const Event& event);
+  void note_without_id(const Event& event);
   void forget_held();
   Next settle_held(ChangeId end);
 

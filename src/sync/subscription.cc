@@ -155,16 +155,19 @@ class Subscription::Impl {
   }
 
   static void handle_retry(evutil_socket_t, short, void* self) noexcept {
-    static_cast<Impl*>(self)->connect();
+    static_cast<Impl*>(self)->guarded(&Impl::connect);
+  }
+
+  // Called by libevent. An exception, for want of memory or of a logger, must not end the program.
+  void guarded(void (Impl::*work)()) noexcept {
+    catch_all([&] { (this->*work)(); },
+              [this](const char* what) { lose({Code::kInternal, what}); });
   }
 
   // ---- listening ----
 
-  // Messages that arrive before the command connection stands are of no use to anybody: what they
-  // tell is in the log's end, which is read later.
-  void heard(std::string_view payload) {
-    if (subscribed()) listener_.on_message(payload);
-  }
+  // Also before the command connection stands: not all that is published is in the log.
+  void heard(std::string_view payload) { listener_.on_message(payload); }
 
   // Redis reads this after it answered whatever was asked before, so its confirmation comes behind
   // every message that it had published by then.
@@ -190,7 +193,7 @@ class Subscription::Impl {
   }
 
   static void handle_quiet(evutil_socket_t, short, void* self) noexcept {
-    static_cast<Impl*>(self)->ask_if_quiet();
+    static_cast<Impl*>(self)->guarded(&Impl::ask_if_quiet);
   }
 
   const SubscriptionOptions options_;

@@ -56,7 +56,7 @@ class SubscriptionListener {
   virtual ~SubscriptionListener() = default;
   // The server confirmed the channel: every later message will be heard.
   virtual void on_subscribed() = 0;
-  // In order; exact bytes, valid during the call. Only between on_subscribed and on_lost.
+  // In order; exact bytes, valid during the call. The first may come before on_subscribed.
   virtual void on_message(std::string_view payload) = 0;
   // An attempt failed or the subscription broke; once for each. Requests under way are dropped.
   virtual void on_lost(const Status& reason) = 0;

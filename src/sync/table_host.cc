@@ -135,7 +135,7 @@ bool TableHost::knows(ChangeId id) { return history_.knows(id); }
 std::uint64_t TableHost::ahead() { return history_.ahead(); }
 
 bool TableHost::heard_without_id() {
-  return words().idless_epoch.load(std::memory_order_acquire) == epoch();
+  return words().idless_epoch.load(std::memory_order_acquire) != 0;
 }
 void TableHost::hear_without_id() {
   words().idless_epoch.store(epoch(), std::memory_order_release);
