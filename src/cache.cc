@@ -43,6 +43,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kTtlMax{100ll * 366 * 24 * 3'600 * 1'000};
 constexpr int kHeartbeatsOfLease = 5;
+constexpr milliseconds kHeartbeatMost{1000};  // so that who stands still is soon known
 constexpr milliseconds kSubscriptionTimeoutLeast{500};
 constexpr milliseconds kSubscriptionTimeoutMost{2000};
 
@@ -126,7 +127,7 @@ sync::LeaderOptions leader_options(const Options& options, const sync::Endpoint&
   leader.follower.pages_max =
       static_cast<unsigned>(2 * options.redis.log_max_entries / sync::kPageRows);
   leader.lease = options.lease;
-  leader.heartbeat = options.lease / kHeartbeatsOfLease;
+  leader.heartbeat = std::min(options.lease / kHeartbeatsOfLease, kHeartbeatMost);
   return leader;
 }
 
@@ -505,7 +506,9 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
 
   // Not in shared memory, or not in this one any more.
   [[gnu::noinline]] Status read_elsewhere(std::string_view name, Lookup & lookup) {
-    if (find_open_table() && read_after_move(name, lookup)) return {};
+    if (find_open_table() && read_after_move(name, lookup)) {
+      return lookup.stale ? read_stale(name, lookup) : Status();
+    }
     return client_ ? fetch(name, lookup) : Status();
   }
 
@@ -554,13 +557,17 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   Status fetch_now(std::string_view name, Lookup & lookup, bool holds_copy) {
     shm::Table& table = this->table();
     const sync::Fill fill(table, name);
-    auto fetched = client_->fetch(name);
+    // Without the lease nobody has made sure that this is a primary's log.
+    const std::uint64_t least = is_stale(table) ? 0 : fill.base();
+    auto fetched = client_->fetch(name, least);
     if (!fetched) {
       table.count(Counter::kRemoteErrors);
       return fetched.status();
     }
     fill.finish(table, name, *fetched, holds_copy);
     table.count(fetched->value ? Counter::kRemoteHits : Counter::kRemoteMisses);
+    lookup.stale = fetched->last.seq < least;
+    if (lookup.stale) table.count(Counter::kStaleHits);
     if (!fetched->value) return {};
     lookup.source = Source::kRemote;
     lookup.value = std::move(*fetched->value);

@@ -42,8 +42,9 @@ enum class Source {
 
 struct Lookup {
   Source source = Source::kNone;
-  // Served from shared memory without the lease (Options::lease): another host's change may be
-  // missing. Never set without Redis.
+  // Another host's change may be missing: this was served from shared memory without the lease
+  // (Options::lease), or by a Redis that lags behind what this host has heard, which may also be why
+  // it is a miss. Never set without Redis.
   bool stale = false;
   std::string value;
 

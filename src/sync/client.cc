@@ -57,6 +57,15 @@ class Client::Pool {
     retire(std::move(connection));
   }
 
+  void retire_idle() {
+    std::vector<std::unique_ptr<Connection>> idle;
+    {
+      const std::lock_guard lock(mutex_);
+      idle.swap(idle_);
+    }
+    for (std::unique_ptr<Connection>& connection : idle) retire(std::move(connection));
+  }
+
   // The note goes before the descriptor does: a child that forks in between must not close a
   // number that means something else by then.
   void retire(std::unique_ptr<Connection> connection) noexcept {
@@ -486,9 +495,24 @@ Status Client::check_key(std::string_view key) const {
   return {Code::kRefused, "the key " + log_key_ + " is larder's own log; choose another key"};
 }
 
-Result<Fetched> Client::fetch(std::string_view key) {
-  const auto commands = fetch_commands(log_key_, key);
+// A server may lag for good, where the address leads to replicas: that costs a connection a second.
+bool Client::may_renew() noexcept {
+  constexpr std::uint64_t kPauseMs = 1000;
+  const std::uint64_t now = shm::coarse_now().ms;
+  std::uint64_t last = renewed_ms_.load(std::memory_order_relaxed);
+  return (last == 0 || now - last >= kPauseMs) && renewed_ms_.compare_exchange_strong(last, now);
+}
+
+Result<Fetched> Client::fetch(std::string_view key, std::uint64_t least) {
   const Deadline until = deadline();
+  Result<Fetched> fetched = fetch_once(key, until);
+  if (!fetched || fetched->last.seq >= least || !may_renew()) return fetched;
+  pool().retire_idle();
+  return fetch_once(key, until);
+}
+
+Result<Fetched> Client::fetch_once(std::string_view key, Deadline until) {
+  const auto commands = fetch_commands(log_key_, key);
   const auto replies =
       ask([&](Connection& redis) { return redis.commands(commands, until); }, Kind::kRead, until);
   if (!replies) return replies.status();

@@ -60,7 +60,7 @@ enum class Announce {
   kInvalidation,  // they drop their copy and read it when asked
 };
 
-// What Redis held under a key, and the log's end at that very moment.
+// What Redis held under a key, and where the log ended meanwhile.
 struct Fetched {
   std::optional<std::string> value;
   std::int64_t ttl_ms = -1;  // left to live; -1: for ever. Without meaning when there is no value
@@ -87,8 +87,10 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // Keys are whole Redis keys, prefix included.
-  Result<Fetched> fetch(std::string_view key);
+  // Keys are whole Redis keys, prefix included. `least`: a seq that Redis' log is known to have. Who
+  // answers without it lags behind, as a primary does that has become a replica; then all idle
+  // connections are given up, once in a while, and a new one is asked. That answer stands.
+  Result<Fetched> fetch(std::string_view key, std::uint64_t least = 0);
   // `ttl` 0: for ever.
   Result<Written> set(std::string_view key, std::string_view value, std::chrono::milliseconds ttl,
                       Announce announce);
@@ -122,6 +124,8 @@ class Client {
 
   Pool& pool();
   Deadline deadline() const;
+  Result<Fetched> fetch_once(std::string_view key, Deadline deadline);
+  bool may_renew() noexcept;
   Result<Reply> run(const Arguments& command, Kind kind, Deadline deadline);
   template <class Ask>
   auto ask(Ask ask, Kind kind, Deadline deadline);
@@ -149,6 +153,7 @@ class Client {
   std::atomic<Pool*> pool_;  // this process's, once it has called
   Breaker breaker_;
   std::atomic<std::uint64_t> scripts_refused_ms_{0};  // when Redis said so; 0: it did not
+  std::atomic<std::uint64_t> renewed_ms_{0};          // when the idle connections were given up
 };
 
 }  // namespace larder::sync

@@ -424,6 +424,17 @@ Status Connection::send_all(std::string_view bytes, Deadline deadline) {
   return {};
 }
 
+namespace {
+// Then the address may lead elsewhere by now: the next call looks anew. A script's error has the
+// command's own inside.
+bool is_of_replica(const redisReply& reply) {
+  if (reply.type != REDIS_REPLY_ERROR) return false;
+  const std::string_view text = text_of(reply);
+  return text.starts_with("MASTERDOWN") || text.starts_with("READONLY") ||
+         text.find("-READONLY") != std::string_view::npos;
+}
+}  // namespace
+
 Result<Reply> Connection::read_reply(Deadline deadline) {
   std::array<char, kReadBytes> buffer;
   for (;;) {
@@ -431,7 +442,11 @@ Result<Reply> Connection::read_reply(Deadline deadline) {
     if (redisReaderGetReply(reader_, &parsed) != REDIS_OK) {
       return closed("it sent bytes that are not Redis' protocol; check redis.address");
     }
-    if (parsed != nullptr) return Reply(static_cast<redisReply*>(parsed));
+    if (parsed != nullptr) {
+      Reply reply(static_cast<redisReply*>(parsed));
+      if (is_of_replica(*reply)) give_up();
+      return reply;
+    }
     if (is_past(deadline)) return timed_out();  // also for a peer that sends on and on
     const bool waits_in_recv = milliseconds_left(deadline) >= recv_timeout_ms_;
     if (!waits_in_recv) {

@@ -18,6 +18,10 @@ class Fill {
  public:
   Fill(const shm::Table& table, std::string_view key);
 
+  // What this host had followed of the log by then: an answer of before that is of a server that
+  // lags, or of another history.
+  std::uint64_t base() const noexcept { return sample_.base; }
+
   // Keeps what Redis answered, unless it was overtaken or something newer came meanwhile.
   // `holds_copy`: one is here, but is not to be trusted; it goes when Redis has none.
   void finish(shm::Table& table, std::string_view key, const Fetched& answer,

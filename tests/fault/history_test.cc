@@ -224,3 +224,40 @@ TEST_CASE("the old primary becomes a replica while larder stays connected to it"
   CHECK(p.scene.near.get("changed").value == "new");
   p.scene.hold("changed", "newer");
 }
+
+TEST_CASE("workers' connections that still lead to the former primary are found out and left") {
+  Promotion p;
+  Promotion::promote(p.other);
+  p.scene.proxy.redirect(p.other.unix_socket());
+  // It stays, and so do the connections to it, but it hears of nothing any more.
+  REQUIRE(p.scene.server.connect().command({"REPLICAOF", "127.0.0.1", "1"}) == "OK");
+  REQUIRE(await([&] { return p.scene.logged("no primary any more"); }, kPatience));
+  p.scene.recover(p.other);
+  test::TempDir elsewhere;
+  Site third(test::host_options(elsewhere, "third", p.other.unix_socket()));
+  REQUIRE(third.cache.set_with_invalidate("changed", "new").ok());
+  REQUIRE(third.cache.remove("kept").ok());
+  p.scene.recover(p.other);
+  for (Site* site : {&p.scene.far, &p.scene.near}) {
+    const Lookup changed = site->get("changed");
+    CHECK(changed.value == "new");
+    CHECK_FALSE(changed.stale);
+    CHECK_FALSE(site->get("kept").hit());
+  }
+  p.scene.hold("changed", "newer");
+}
+
+TEST_CASE("a former primary refuses one write of each connection to it, not every one") {
+  Promotion p;
+  Promotion::promote(p.other);
+  p.scene.proxy.redirect(p.other.unix_socket());
+  REQUIRE(p.scene.server.connect().command({"REPLICAOF", "127.0.0.1", "1"}) == "OK");
+  REQUIRE(await([&] { return p.scene.logged("no primary any more"); }, kPatience));
+  p.scene.recover(p.other);
+  const Status refused = p.scene.near.cache.set("changed", "refused");
+  CHECK(refused.code() == Code::kUnavailable);
+  CHECK(refused.message().find("this is a replica") != std::string::npos);
+  CHECK(p.scene.near.cache.set("changed", "new").ok());
+  p.scene.recover(p.other);
+  CHECK(p.scene.far.get("changed").value == "new");
+}
