@@ -123,14 +123,16 @@ void Ledger::judge_row(const Row& row, const std::vector<std::uint64_t>& overwri
   all.oldest_key = write.key;
 }
 
-// Of each write: when the first one to return of those that came after it had returned.
+// Of each write: when the first of those that came after it had happened for sure: it had returned,
+// or was heard of.
 std::vector<std::uint64_t> Ledger::overwritten_ns() const {
   const auto count = static_cast<std::size_t>(written());
   std::vector<std::vector<const Write*>> by_key(kKeys);
   for (std::size_t i = 0; i < count; ++i) by_key[writes_[i].key].push_back(&writes_[i]);
 
-  const auto returned = [](const Write& write) {
-    return write.outcome == Outcome::kDone ? write.returned_ns.load() : kNever;
+  const auto made_ns = [](const Write& write) {
+    const std::uint64_t heard_ns = write.order == 0 ? kNever : write.heard_ns.load();
+    return std::min(write.outcome == Outcome::kDone ? write.returned_ns.load() : kNever, heard_ns);
   };
   std::vector<std::uint64_t> overwritten(count, kNever);
   const auto lower = [&](const Write& write, std::uint64_t to_ns) {
@@ -141,11 +143,11 @@ std::vector<std::uint64_t> Ledger::overwritten_ns() const {
     // As Redis made them.
     std::sort(writes.begin(), writes.end(),
               [](const Write* a, const Write* b) { return a->order > b->order; });
-    std::uint64_t first_ns = kNever;  // to return, of those that came later
+    std::uint64_t first_ns = kNever;  // of those that came later
     for (const Write* write : writes) {
       if (write->order == 0) break;
       lower(*write, first_ns);
-      first_ns = std::min(first_ns, returned(*write));
+      first_ns = std::min(first_ns, made_ns(*write));
     }
     // As they cannot but have been made.
     std::sort(writes.begin(), writes.end(),
@@ -153,16 +155,15 @@ std::vector<std::uint64_t> Ledger::overwritten_ns() const {
     std::vector<std::uint64_t> first_of;  // of those that began as late or later
     first_ns = kNever;
     for (const Write* write : writes) {
-      first_ns = std::min(first_ns, returned(*write));
+      first_ns = std::min(first_ns, made_ns(*write));
       first_of.push_back(first_ns);
     }
     for (const Write* write : writes) {
-      const std::uint64_t heard_ns = write->order == 0 ? kNever : write->heard_ns.load();
-      const std::uint64_t made_ns = std::min(returned(*write), heard_ns);
-      if (made_ns == kNever) continue;
+      const std::uint64_t ns = made_ns(*write);
+      if (ns == kNever) continue;
       const auto later =
           std::partition_point(writes.begin(), writes.end(),
-                               [&](const Write* other) { return other->begun_ns > made_ns; });
+                               [&](const Write* other) { return other->begun_ns > ns; });
       if (later == writes.begin()) continue;
       lower(*write, first_of[static_cast<std::size_t>(later - writes.begin()) - 1]);
     }

@@ -6,7 +6,8 @@
 // the read to be judged, for it is the oldest. A writer or reader may be killed anywhere; what it
 // noted stays.
 //
-// The age of what was read: from when a write that came after it had returned until the read began.
+// The age of what was read: from when a write that came after it had returned, or was heard by the
+// tap, until the read began.
 // Which write came after is what Redis says, where the tap heard both; and whatever began after the
 // one that was read had returned, or was heard, came after it in any case.
 #pragma once
