@@ -4,7 +4,7 @@
     mutants.py [NAME...]     every patch of mutants/, or these
 
 Each patch breaks one thing in the library. A copy of the tree is built with it; larder-sim must
-then fail in the scenarios that the patch names, or, if it names none, in one of 20,000 runs by
+then fail in the scenarios that the patch names, or, if it names none, in one of 100,000 runs by
 chance. What the model itself does right is left out by `larder-sim --without` instead: see
 `--scenario all`. Prints one line a mutant, then a JSON object.
 """
@@ -16,7 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import patched  # noqa: E402
 
 MUTANTS = pathlib.Path(__file__).resolve().parent / 'mutants'
-RUNS = 20_000
+RUNS = 100_000
 
 
 def fails(*options):
