@@ -99,8 +99,8 @@ void for_each_entry(Segment& segment, const std::function<bool(const EntryInfo&)
 // What late replies for a key, and for those that share its guard, must not overwrite.
 struct GuardInfo {
   std::uint64_t epoch;  // 0: of none
-  std::uint64_t seq;    // the highest change applied in that epoch
-  std::uint64_t count;  // changes without an id
+  std::uint64_t seq;    // the highest change applied in that epoch, made here, or read and dropped
+  std::uint64_t count;  // changes without an id, repairs, wipes
   bool bypassed;        // its stripe: readers miss there
 };
 GuardInfo find_guard(Segment& segment, std::string_view key);

@@ -195,8 +195,9 @@ class Table {
 
   // ---- the leader ----
 
-  // Raises the term, seals it into every stripe and takes the host out of sync. Called by who holds
-  // the leader's lock, or found its holder standing still; `seen` is the term before that look.
+  // Raises the term and seals it into every stripe; a lease that the former leader was given goes
+  // on. Called by who holds the leader's lock, or found its holder standing still; `seen` is the
+  // term before that look.
   // kAlreadyExists, and nothing has changed: another process was elected since.
   Result<std::uint64_t> begin_term(std::uint64_t seen, bool holds_lock = true);
   Result<std::uint64_t> begin_term();  // whatever the term is now
