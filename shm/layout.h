@@ -221,7 +221,7 @@ struct alignas(kCacheLine) SyncWords {
   Atomic<std::uint64_t> cursor_nonce;
   Atomic<std::uint64_t> head_seq;
   Atomic<std::uint64_t> lease_term;     // of the leader that extended the lease last
-  Atomic<std::uint64_t> idless_epoch;   // the last in which a change without an id was heard of; 0: none
+  Atomic<std::uint64_t> idless_epoch;   // the last with a change without an id; 0: none ever
   Atomic<std::int64_t> redis_clock_ms;  // Redis' time minus CLOCK_BOOTTIME, in ms
   // When the last probe was sent that Redis answered: CLOCK_MONOTONIC_COARSE, in ms.
   Atomic<std::uint64_t> answered_ms;

@@ -43,8 +43,8 @@ enum class Source {
 struct Lookup {
   Source source = Source::kNone;
   // Another host's change may be missing: this was served from shared memory without the lease
-  // (Options::lease), or by a Redis that lags behind what this host has heard, which may also be why
-  // it is a miss. Never set without Redis.
+  // (Options::lease), or by a Redis that lags behind what this host has heard, which may also be
+  // why it is a miss. Never set without Redis.
   bool stale = false;
   std::string value;
 

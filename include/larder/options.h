@@ -99,7 +99,8 @@ struct Options {
   GoPeers go_peers = GoPeers::kVerify;
   // While this host holds its lease, no read returns a value that was overwritten through larder
   // longer ago than this. Renewed five times in that while or more; lost when Redis cannot be
-  // reached. It is the leader's that counts: give the processes of a host the same. 100 ms to 1 min.
+  // reached. The leader's is what counts: give the processes of a host the same.
+  // 100 ms to 1 min.
   std::chrono::milliseconds lease{1000};
   StaleReads stale_reads = StaleReads::kVerify;
   // How long after the lease's end a read may still be served a copy marked stale. 0: for ever.

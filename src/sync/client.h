@@ -87,8 +87,8 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // Keys are whole Redis keys, prefix included. `least`: a seq that Redis' log is known to have. Who
-  // answers without it lags behind, as a primary does that has become a replica; then all idle
+  // Keys are whole Redis keys, prefix included. `least`: a seq that Redis' log is known to have.
+  // Who answers without it lags behind, as a primary does that has become a replica; then all idle
   // connections are given up, once in a while, and a new one is asked. That answer stands.
   Result<Fetched> fetch(std::string_view key, std::uint64_t least = 0);
   // `ttl` 0: for ever.

@@ -6,9 +6,9 @@
 // stripe, so a former leader that was only stopped can write nothing when it comes back. A leader
 // whose heartbeat stands still is replaced although it holds the lock.
 //
-// Threads: `start` and `stop` from any; everything else happens on the thread's own event loop, with
-//   all signals blocked.
-// Fork: the thread stays with the parent; a child makes a Leader of its own and `abandon`s this one.
+// Threads: `start` and `stop` from any; the rest happens on the thread's own event loop, with all
+// signals blocked.
+// Fork: the thread stays with the parent; a child makes its own Leader and `abandon`s this one.
 // Crash: the kernel releases the lock.
 #pragma once
 

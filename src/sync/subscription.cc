@@ -161,7 +161,9 @@ class Subscription::Impl {
   // Called by libevent. An exception, for want of memory or of a logger, must not end the program.
   void guarded(void (Impl::*work)()) noexcept {
     catch_all([&] { (this->*work)(); },
-              [this](const char* what) { lose({Code::kInternal, what}); });
+              [this](const char* what) {
+                lose({Code::kInternal, what});
+              });
   }
 
   // ---- listening ----

@@ -161,9 +161,8 @@ std::vector<std::uint64_t> Ledger::overwritten_ns() const {
     for (const Write* write : writes) {
       const std::uint64_t ns = made_ns(*write);
       if (ns == kNever) continue;
-      const auto later =
-          std::partition_point(writes.begin(), writes.end(),
-                               [&](const Write* other) { return other->begun_ns > ns; });
+      const auto later = std::partition_point(
+          writes.begin(), writes.end(), [&](const Write* other) { return other->begun_ns > ns; });
       if (later == writes.begin()) continue;
       lower(*write, first_of[static_cast<std::size_t>(later - writes.begin()) - 1]);
     }

@@ -696,7 +696,7 @@ TEST_CASE("whoever drops, garbles or ignores the connection is retried and harms
   }
 }
 
-TEST_CASE("who listens is told to be subscribed when both connections stand; messages come before") {
+TEST_CASE("who listens is subscribed when both connections stand, and hears messages before") {
   Loop loop;
   FakeServer server(loop.base());
   bufferevent* commander = nullptr;  // the first to connect; answered when the test says so
