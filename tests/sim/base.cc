@@ -88,6 +88,7 @@ class Pod {
   void read(unsigned key) {
     const std::string text = world_.ledger.text(*held_[key]);
     Checker::Read read;
+    read.begun = true_time;
     read.host = index_;
     read.key = key;
     read.text = text;

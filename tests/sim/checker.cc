@@ -103,7 +103,9 @@ void Checker::check_staleness(const Read& read, CommitIndex commit) {
   auto newer = std::upper_bound(changes.begin(), changes.end(), commit);
   while (excuses && newer != changes.end() && !ledger_.commits[*newer].with_id()) ++newer;
   if (newer == changes.end()) return;
-  const Time stale = true_time - ledger_.commits[*newer].time;
+  const Time since = ledger_.commits[*newer].time;
+  if (read.begun <= since) return;
+  const Time stale = read.begun - since;
   largest_staleness_ = std::max(largest_staleness_, stale);
   if (stale > kLease) violated(Property::kStaleness, describe(read, commit, *newer));
 }

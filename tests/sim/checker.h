@@ -44,6 +44,7 @@ class Checker {
 
   // A read of the local copy. `fresh`: it was given out as not stale.
   struct Read {
+    Time begun = 0;
     unsigned host = 0;
     unsigned key = 0;
     std::string_view text;

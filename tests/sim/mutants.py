@@ -31,24 +31,33 @@ def by_chance():
     return fails('--runs', RUNS, '--stop')
 
 
-def try_mutant(patch):
+def failing_scenarios():
+    lines = patched.run(patched.build('larder-sim'), '--scenario', 'all').stdout.splitlines()
+    return {line.split()[0] for line in lines if not line.endswith(' passes')}
+
+
+def try_mutant(patch, noticed_by):
     scenarios = patched.header(patch, 'scenario')
     with patched.applied(patch):
         why = [fails('--scenario', name) for name in scenarios] or [by_chance()]
+        failing = sorted(failing_scenarios())
     caught = all(why)
+    noticed_by.update(failing)
     print(f'{"caught" if caught else "MISSED":7} {patch.stem}: {patch.read_text().splitlines()[0]} '
-          f'{why[0]}', flush=True)
+          f'{why[0]}; scenarios that fail: {", ".join(failing) or "none"}', flush=True)
     return caught
 
 
 def main():
     patches = patched.patches(MUTANTS, sys.argv[1:])
     patched.copy_tree()
-    missed = sum(not try_mutant(patch) for patch in patches)
+    noticed_by = set()
+    missed = sum(not try_mutant(patch, noticed_by) for patch in patches)
     # The same without a mutant: what is caught above is the mutant.
     clean = bool(fails('--scenario', 'all')) + bool(by_chance())
     print(json.dumps({'samples': [missed + clean], 'figure': missed + clean,
-                      'mutants': len(patches), 'missed': missed, 'without': clean}))
+                      'mutants': len(patches), 'missed': missed, 'without': clean,
+                      'scenarios_that_fail_with_one': sorted(noticed_by)}))
 
 
 if __name__ == '__main__':

@@ -5,8 +5,7 @@
 namespace larder::sim {
 namespace {
 
-// ---- 1: a copy rests on a change that Redis loses
-// -------------------------------------------------
+// ---- 1: a copy rests on a change that Redis loses -----------------------------------------------
 
 // The primary dies before it replicated; its successor gives the same number to another change.
 void lose_last_change(Stage& stage) {
@@ -60,8 +59,7 @@ void rollback_and_a_leader_killed_in_its_flush(Stage& stage) {
   stage.heal();
 }
 
-// ---- 2: a fill in two questions
-// -------------------------------------------------------------------
+// ---- 2: a fill in two questions -----------------------------------------------------------------
 
 void fill_in_two_questions(Stage& stage) {
   stage.set(1, 0, 0);
@@ -76,8 +74,7 @@ void fill_in_two_questions(Stage& stage) {
   stage.heal();
 }
 
-// ---- 7: a probe that finds out
-// -------------------------------------------------------------------
+// ---- 7: a probe that finds out ------------------------------------------------------------------
 
 void flushall_is_noticed(Stage& stage) {
   stage.set(0, 1, 0);
@@ -112,8 +109,7 @@ void last_event_lost(Stage& stage) {
   stage.heal();
 }
 
-// ---- 8: a lease that outlives its truth
-// ----------------------------------------------------------
+// ---- 8: a lease that outlives its truth ---------------------------------------------------------
 
 void answer_of_a_probe_waits(Stage& stage) {
   stage.set(0, 1, 0);
@@ -157,18 +153,19 @@ void machine_suspended(Stage& stage) {
   stage.heal();
 }
 
+// A lease that comes while it stands says nothing of what it copied before.
 void reader_stands_between_lease_and_copy(Stage& stage) {
   stage.set(0, 1, 0);
-  stage.world.interruption = [&stage] {
-    stage.set(1, 1, 0);
-    stage.world.pass(1500 * kMs);
-  };
+  stage.host(0).partition(2500 * kMs);
+  stage.world.pass(100 * kMs);
+  stage.set(1, 1, 0);
+  stage.world.pass(1500 * kMs);
+  stage.world.interruption = [&stage] { stage.heal(); };
   stage.worker(0, 1).get(0);
   stage.heal();
 }
 
-// ---- 9: who comes after
-// --------------------------------------------------------------------------
+// ---- 9: who comes after -------------------------------------------------------------------------
 
 void former_leader_wakes_up(Stage& stage) {
   Host& host = stage.host(0);
@@ -230,8 +227,7 @@ void change_while_it_subscribes(Stage& stage) {
   stage.heal();
 }
 
-// ---- 10: what failed may have happened
-// -----------------------------------------------------------
+// ---- 10: what failed may have happened ----------------------------------------------------------
 
 void unanswered_change(Stage& stage) {
   stage.set(0, 1, 0);
@@ -245,8 +241,7 @@ void unanswered_change(Stage& stage) {
   stage.heal();
 }
 
-// ---- 11: a raise of the epoch, and what is under way
-// ---------------------------------------------
+// ---- 11: a raise of the epoch, and what is under way --------------------------------------------
 
 void fill_across_a_raise(Stage& stage) {
   stage.set(1, 0, 0);
@@ -296,8 +291,7 @@ void stores_after_flushall(Stage& stage) {
   stage.heal();
 }
 
-// ---- 12: peers without ids
-// -----------------------------------------------------------------------
+// ---- 12: peers without ids ----------------------------------------------------------------------
 
 ChangeOrder plain_set(Stage& stage, unsigned key) {
   ChangeOrder order;
@@ -343,8 +337,7 @@ void plain_event_lost(Stage& stage) {
   stage.heal();
 }
 
-// ---- 13: clear
-// -----------------------------------------------------------------------------------
+// ---- 13: clear ----------------------------------------------------------------------------------
 
 void clear_of_what_redis_evicted(Stage& stage) {
   stage.set(1, 0, 0);
@@ -355,8 +348,7 @@ void clear_of_what_redis_evicted(Stage& stage) {
   stage.heal();
 }
 
-// ---- 15: limits
-// ----------------------------------------------------------------------------------
+// ---- 15: limits ---------------------------------------------------------------------------------
 
 void late_event_renews_no_life(Stage& stage) {
   Host& host = stage.host(0);
@@ -367,8 +359,7 @@ void late_event_renews_no_life(Stage& stage) {
   stage.heal();
 }
 
-// ---- own changes and raises of the epoch
-// ---------------------------------------------------------
+// ---- own changes and raises of the epoch --------------------------------------------------------
 
 void own_change_across_a_raise(Stage& stage) {
   stage.set(0, 1, 0);
@@ -416,7 +407,7 @@ const std::vector<Scenario>& scenarios() {
       {"demoted", "8: the leader's primary is a lagging replica now", "role-asked",
        leader_stays_with_a_demoted_primary},
       {"suspended", "8: the machine sleeps under a lease", "", machine_suspended},
-      {"reader-stands", "8: a reader is stopped between the copy and the lease",
+      {"reader-stands", "8: a reader is stopped between the lease and the copy",
        "lease-read-before", reader_stands_between_lease_and_copy},
       {"former-leader", "9: a leader wakes up in the middle of an event", "",
        former_leader_wakes_up},

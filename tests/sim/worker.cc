@@ -30,6 +30,7 @@ void Worker::get(unsigned key) {
   if (!is_free()) return;
   const Reading reading(host_.clock);
   Checker::Read read;
+  read.begun = true_time;
   read.host = host_.index;
   read.key = key;
   read.epoch = host_.epoch();
@@ -40,13 +41,14 @@ void Worker::get(unsigned key) {
 
   const bool lease_first = host_.world.options.cures.lease_read_before;
   std::string text;
-  const auto early = shm::Lease::of(host_.hot());
-  const bool was_hit = !lease_first && host_.table.get(key_name(key), text);
+  bool hit = false;
+  const auto ask_lease = [&] { read.fresh = shm::Lease::of(host_.hot()).lasts(); };
+  const auto copy = [&] { hit = host_.table.get(key_name(key), text); };
+  lease_first ? ask_lease() : copy();
   if (host_.world.interrupts() && !host_.stand_still(*this)) return;
-  const bool hit = lease_first ? host_.table.get(key_name(key), text) : was_hit;
+  lease_first ? copy() : ask_lease();
   if (!hit) return fetch(key, false);
   read.text = text;
-  read.fresh = (lease_first ? early : shm::Lease::of(host_.hot())).lasts();
   host_.world.tell([&] { return name() + " reads " + text + (read.fresh ? "" : ", stale"); });
   host_.world.checker.read(read, host_.epoch());
   if (!read.fresh) fetch(key, true);
