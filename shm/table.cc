@@ -131,16 +131,32 @@ class Table::Impl {
   }
 
   bool get_verified(std::string_view key, std::string& value) {
-    const Wanted wanted = reader_.want(key);
     EntryHeader header{};
-    const bool found = read(wanted, true, [&](const Seen& seen) {
+    const bool hit = copy_sound(reader_.want(key), true, value, header);
+    count(hit ? Counter::kLocalHits : Counter::kLocalMisses);
+    return hit;
+  }
+
+  bool copy(Wanted wanted, bool promote, std::string& value, EntryHeader& header) {
+    return read(wanted, promote, [&](const Seen& seen) {
       assign_from_shared(value, seen.value, seen.value_bytes);
       header = seen.header;
     });
-    const bool hit = found && is_sound(header, wanted.hash, value);
-    if (found && !hit) drop_corrupt(wanted);
-    count(hit ? Counter::kLocalHits : Counter::kLocalMisses);
-    return hit;
+  }
+  // False also for what was changed by something else.
+  bool copy_sound(Wanted wanted, bool promote, std::string& value, EntryHeader& header) {
+    if (!copy(wanted, promote, value, header)) return false;
+    if (is_sound(header, wanted.hash, value)) return true;
+    drop_corrupt(wanted);
+    return false;
+  }
+
+  std::optional<std::uint64_t> peek(std::string_view key, std::string& value) {
+    const Wanted wanted = reader_.want(key);
+    EntryHeader header{};
+    const bool hit = options_.verify_checksums ? copy_sound(wanted, false, value, header)
+                                               : copy(wanted, false, value, header);
+    return hit ? std::optional(header.expires_ms()) : std::nullopt;
   }
 
   // What was read of the key was not what was stored. Without the lock it stays, for the next
@@ -551,8 +567,15 @@ bool Table::get_verified(std::string_view key, std::string& value) {
   return impl_->get_verified(key, value);
 }
 
-bool Table::contains(std::string_view key) const {
-  return impl_->read(impl_->reader_.want(key), false, [](const Seen&) {});
+std::optional<std::uint64_t> Table::peek(std::string_view key, std::string& value) {
+  return impl_->peek(key, value);
+}
+
+std::optional<std::uint64_t> Table::expiry(std::string_view key) const {
+  EntryHeader header{};
+  const bool found = impl_->read(impl_->reader_.want(key), false,
+                                 [&header](const Seen& seen) { header = seen.header; });
+  return found ? std::optional(header.expires_ms()) : std::nullopt;
 }
 
 Result<Pinned> Table::pin(std::string_view key) { return impl_->pin(key); }

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -163,6 +164,11 @@ class Table {
     return hits;
   }
 
+  // Looks without it counting, as a use of the entry or as a hit. Returns until when the copy of
+  // `key` lives (CLOCK_BOOTTIME, kNeverExpires: for ever); nothing for a miss.
+  std::optional<std::uint64_t> peek(std::string_view key, std::string& value);
+  std::optional<std::uint64_t> expiry(std::string_view key) const;
+
   // The value in place. A miss has no word. kBusy: this process holds kPins already.
   Result<Pinned> pin(std::string_view key);
 
@@ -208,8 +214,8 @@ class Table {
   bool leader_awaits_lock();
   bool term_is_current(std::uint64_t term) const noexcept;
   Applied apply(const Change& change, std::uint64_t term);
-  // Is there a live copy of `key`? (No copy, no promotion.)
-  bool contains(std::string_view key) const;
+  // Is there a live copy of `key`?
+  bool contains(std::string_view key) const { return expiry(key).has_value(); }
 
   // ---- everybody ----
 

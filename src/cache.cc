@@ -132,6 +132,12 @@ sync::LeaderOptions leader_options(const Options& options, const sync::Endpoint&
 }
 
 // A look at the clock is a tenth of a local set.
+milliseconds time_to(std::uint64_t deadline_ms) {
+  if (deadline_ms == shm::kNeverExpires) return Cache::kForever;
+  const std::uint64_t now = shm::now_ms();
+  return milliseconds(deadline_ms > now ? deadline_ms - now : 0);
+}
+
 std::uint64_t deadline_after(milliseconds ttl) {
   return ttl.count() <= 0 ? shm::kNeverExpires
                           : shm::now_ms() + static_cast<std::uint64_t>(ttl.count());
@@ -203,7 +209,55 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
                          : read_after_move(name, lookup);
     if (hit && !lookup.stale) [[likely]]
       return {};
-    return hit ? read_stale(name, lookup) : read_elsewhere(name, lookup);
+    return hit ? read_stale(name, lookup, {}) : read_elsewhere(name, lookup, {});
+  }
+
+  Status get(std::string_view key, Lookup & lookup, const ReadOptions& how) {
+    start_to_read();
+    if (!is_key(key)) return bad_key(key, lookup);
+    if (how.timeout.count() < 0) {
+      missed(lookup);
+      return {Code::kInvalidArgument, "timeout is negative; 0 means redis.timeout"};
+    }
+    const std::string_view name = full_key(key);
+    if (client_ && how.freshness == Freshness::kRedis) {
+      missed(lookup);
+      return fetch(name, lookup, how.timeout, true);
+    }
+    if (!read_local(table(), name, lookup)) return read_elsewhere(name, lookup, how);
+    return lookup.stale ? read_stale(name, lookup, how) : Status();
+  }
+
+  Result<Lookup> peek(std::string_view key) {
+    if (Status s = check_key(key); !s.ok()) return s;
+    const std::string_view name = full_key(key);
+    (void)find_open_table();
+    Lookup lookup;
+    lookup.stale = is_stale(table());
+    if (table().peek(name, lookup.value)) {
+      lookup.source = Source::kLocal;
+    } else {
+      missed(lookup);
+    }
+    return lookup;
+  }
+
+  Result<std::optional<milliseconds>> ttl(std::string_view key) {
+    start_to_read();
+    if (Status s = check_key(key); !s.ok()) return s;
+    const std::string_view name = full_key(key);
+    (void)find_open_table();
+    const bool stale = is_stale(table());
+    const std::optional<std::uint64_t> held = table().expiry(name);
+    const std::optional<milliseconds> left = held ? std::optional(time_to(*held)) : std::nullopt;
+    if (!client_ || (held && !stale)) return left;
+    const bool copy_will_do = held && (options_.stale_reads == StaleReads::kServe ||
+                                       options_.stale_reads == StaleReads::kVerify);
+    if (!may_ask()) return copy_will_do ? Result(left) : not_asked();
+    const Result<std::int64_t> life = client_->life(name);
+    if (!life) return copy_will_do ? Result(left) : life.status();
+    if (*life == -2) return std::optional<milliseconds>();
+    return std::optional(*life == -1 ? Cache::kForever : milliseconds(*life));
   }
 
   Status get_many(std::span<const std::string_view> keys, std::span<Lookup> lookups) {
@@ -494,32 +548,40 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
         lookups[i].stale = stale;
         if (!stale) [[likely]]
           continue;
-        if (Status s = read_stale(keys[i], lookups[i]); first.ok()) first = std::move(s);
+        if (Status s = read_stale(keys[i], lookups[i], {}); first.ok()) first = std::move(s);
         continue;
       }
       missed(lookups[i]);
       if (!client_) continue;
-      if (Status s = fetch(keys[i], lookups[i]); first.ok()) first = std::move(s);
+      if (Status s = fetch(keys[i], lookups[i], {}); first.ok()) first = std::move(s);
     }
     return first;
   }
 
   // Not in shared memory, or not in this one any more.
-  [[gnu::noinline]] Status read_elsewhere(std::string_view name, Lookup & lookup) {
+  [[gnu::noinline]] Status read_elsewhere(std::string_view name, Lookup & lookup,
+                                          const ReadOptions& how) {
     if (find_open_table() && read_after_move(name, lookup)) {
-      return lookup.stale ? read_stale(name, lookup) : Status();
+      return lookup.stale ? read_stale(name, lookup, how) : Status();
     }
-    return client_ ? fetch(name, lookup) : Status();
+    return client_ ? fetch(name, lookup, how.timeout) : Status();
+  }
+
+  StaleReads stale_reads(Freshness freshness) const noexcept {
+    if (freshness == Freshness::kAny) return StaleReads::kServe;
+    if (freshness == Freshness::kLease) return StaleReads::kMiss;
+    return options_.stale_reads;
   }
 
   // `lookup` has a copy that may be old.
-  [[gnu::noinline]] Status read_stale(std::string_view name, Lookup & lookup) {
-    switch (options_.stale_reads) {
+  [[gnu::noinline]] Status read_stale(std::string_view name, Lookup & lookup,
+                                      const ReadOptions& how) {
+    switch (stale_reads(how.freshness)) {
       case StaleReads::kServe:
         return serve_stale(lookup, {});
       case StaleReads::kMiss:
         missed(lookup);
-        return fetch(name, lookup, true);
+        return fetch(name, lookup, how.timeout, true);
       case StaleReads::kError:
         missed(lookup);
         return {Code::kUnavailable,
@@ -531,7 +593,7 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
     if (!may_ask()) return serve_stale(lookup, {});
     Lookup held;
     std::swap(held, lookup);
-    Status asked = fetch_now(name, lookup, true);
+    Status asked = fetch_now(name, lookup, how.timeout, true);
     if (asked.code() != Code::kUnavailable) return asked;
     std::swap(held, lookup);
     return serve_stale(lookup, std::move(asked));
@@ -551,15 +613,16 @@ class [[gnu::visibility("hidden")]] Cache::Impl {
   }
 
   // `holds_copy`: one is here, but is not to be trusted.
-  [[gnu::noinline]] Status fetch(std::string_view name, Lookup & lookup, bool holds_copy = false) {
-    return may_ask() ? fetch_now(name, lookup, holds_copy) : not_asked();
+  [[gnu::noinline]] Status fetch(std::string_view name, Lookup & lookup, milliseconds timeout,
+                                 bool holds_copy = false) {
+    return may_ask() ? fetch_now(name, lookup, timeout, holds_copy) : not_asked();
   }
-  Status fetch_now(std::string_view name, Lookup & lookup, bool holds_copy) {
+  Status fetch_now(std::string_view name, Lookup & lookup, milliseconds timeout, bool holds_copy) {
     shm::Table& table = this->table();
     const sync::Fill fill(table, name);
     // Without the lease nobody has made sure that this is a primary's log.
     const std::uint64_t least = is_stale(table) ? 0 : fill.base();
-    auto fetched = client_->fetch(name, least);
+    auto fetched = client_->fetch(name, {.timeout = timeout, .least = least});
     if (!fetched) {
       table.count(Counter::kRemoteErrors);
       return fetched.status();
@@ -908,6 +971,25 @@ Result<Lookup> Cache::get(std::string_view key) {
 // tenth of a hit.
 [[gnu::flatten]] Status Cache::get(std::string_view key, Lookup& lookup) {
   return impl_ ? impl_->get(key, lookup) : closed();
+}
+Result<Lookup> Cache::get(std::string_view key, const ReadOptions& options) {
+  Result<Lookup> result{Lookup()};
+  if (Status s = get(key, *result, options); !s.ok()) return s;
+  return result;
+}
+Status Cache::get(std::string_view key, Lookup& lookup, const ReadOptions& options) {
+  return impl_ ? impl_->get(key, lookup, options) : closed();
+}
+Result<Lookup> Cache::peek(std::string_view key) {
+  return impl_ ? impl_->peek(key) : Result<Lookup>(closed());
+}
+Result<std::optional<milliseconds>> Cache::ttl(std::string_view key) {
+  return impl_ ? impl_->ttl(key) : Result<std::optional<milliseconds>>(closed());
+}
+Result<bool> Cache::contains(std::string_view key) {
+  const auto left = ttl(key);
+  if (!left) return left.status();
+  return left->has_value();
 }
 Status Cache::get_local(std::string_view key, Lookup& lookup) {
   return impl_ ? impl_->get_local(key, lookup) : closed();

@@ -22,6 +22,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -49,6 +50,21 @@ struct Lookup {
   std::string value;
 
   bool hit() const noexcept { return source != Source::kNone; }
+};
+
+// What one read will do with.
+enum class Freshness {
+  kAsOpened,  // what Options::stale_reads says (default)
+  kAny,       // a copy in shared memory, stale or not
+  kLease,     // a copy under the lease, else Redis, else an error
+  kRedis,     // what Redis answers now
+};
+
+// How one read is done, where it is to differ from what the cache was opened with.
+struct ReadOptions {
+  Freshness freshness = Freshness::kAsOpened;  // without Redis all are the same
+  // The call takes at most this long, where that is shorter than `redis.timeout`. 0: that.
+  std::chrono::milliseconds timeout{0};
 };
 
 // A value in place, without a copy: nobody reuses its bytes while the view lives, even when the key
@@ -100,8 +116,22 @@ class LARDER_API Cache {
   // The same into `lookup`, whose string's memory is reused.
   Status get(std::string_view key, Lookup& lookup);
 
+  // The same as `options` say.
+  Result<Lookup> get(std::string_view key, const ReadOptions& options);
+  Status get(std::string_view key, Lookup& lookup, const ReadOptions& options);
+
   // From shared memory only: never asks Redis and never waits for a lock.
   Status get_local(std::string_view key, Lookup& lookup);
+
+  // The same, but it leaves no trace: not counted as a hit or a miss, nor as a use of the entry.
+  Result<Lookup> peek(std::string_view key);
+
+  // How long the key still has to live: kForever, or nothing where there is no such key. From
+  // shared memory, without a trace, else from Redis, which then does not send the value.
+  static constexpr std::chrono::milliseconds kForever = std::chrono::milliseconds::max();
+  Result<std::optional<std::chrono::milliseconds>> ttl(std::string_view key);
+  // Is there such a key? Asked as ttl asks.
+  Result<bool> contains(std::string_view key);
 
   // lookups[i] becomes what get(keys[i]) would give. What is in shared memory is read with its
   // cache misses overlapped; the rest is asked of Redis. Returns the first error, after every key

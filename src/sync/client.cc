@@ -356,13 +356,17 @@ Client::Pool& Client::pool() {
   return *current;
 }
 
-Deadline Client::deadline() const { return std::chrono::steady_clock::now() + options_.timeout; }
+Client::Call Client::call(Kind kind, std::chrono::milliseconds timeout) const {
+  const bool is_hasty = timeout.count() > 0 && timeout < options_.timeout;
+  return {kind, std::chrono::steady_clock::now() + (is_hasty ? timeout : options_.timeout),
+          is_hasty};
+}
 
 // One question on one connection: ask(connection). `may_repeat`: it failed on a connection that had
 // been idle and closed at that moment. That says nothing about Redis; a time that ran out, or a new
 // connection that could not be made, does.
 template <class Ask>
-auto Client::attempt(Ask ask, Kind kind, Deadline deadline, bool& may_repeat)
+auto Client::attempt(Ask ask, const Call& call, bool& may_repeat)
     -> decltype(ask(std::declval<Connection&>())) {
   const std::uint64_t began_ms = shm::coarse_now().ms;
   Pool& pool = this->pool();
@@ -370,12 +374,12 @@ auto Client::attempt(Ask ask, Kind kind, Deadline deadline, bool& may_repeat)
   const bool was_idle = connection != nullptr;
   if (!was_idle) {
     Result<std::unique_ptr<Connection>> opened =
-        Connection::open(options_.endpoint, options_.login, deadline);
+        Connection::open(options_.endpoint, options_.login, call.until);
     if (!opened) {
-      if (opened.code() == Code::kUnavailable) {
-        breaker_.failed(began_ms);
-      } else {
+      if (opened.code() != Code::kUnavailable) {
         breaker_.answered();  // by a refusal
+      } else {
+        unanswered(began_ms, call.is_hasty);
       }
       return opened.status();
     }
@@ -388,30 +392,34 @@ auto Client::attempt(Ask ask, Kind kind, Deadline deadline, bool& may_repeat)
     pool.give_back(std::move(connection));
     return answer;
   }
-  if (connection->was_closed()) {
-    breaker_.ended(began_ms);
-  } else {
-    breaker_.failed(began_ms);
-  }
-  const bool unknown = kind == Kind::kChange && connection->has_sent();
+  unanswered(began_ms, call.is_hasty || connection->was_closed());
+  const bool unknown = call.kind == Kind::kChange && connection->has_sent();
   may_repeat = was_idle && connection->was_closed() && !unknown;
   pool.retire(std::move(connection));
   if (!unknown) return answer.status();
   return Status(answer.code(), answer.status().message() + std::string(kOutcomeUnknown));
 }
 
+void Client::unanswered(std::uint64_t began_ms, bool says_nothing) noexcept {
+  if (says_nothing) {
+    breaker_.ended(began_ms);
+  } else {
+    breaker_.failed(began_ms);
+  }
+}
+
 template <class Ask>
-auto Client::ask(Ask ask, Kind kind, Deadline deadline) {
+auto Client::ask(Ask ask, const Call& call) {
   bool may_repeat = false;
-  auto answer = attempt(ask, kind, deadline, may_repeat);
-  if (!answer && may_repeat) answer = attempt(ask, kind, deadline, may_repeat);
+  auto answer = attempt(ask, call, may_repeat);
+  if (!answer && may_repeat) answer = attempt(ask, call, may_repeat);
   return answer;
 }
 
 // The reply; an error reply becomes a Status.
-Result<Reply> Client::run(const Arguments& command, Kind kind, Deadline deadline) {
+Result<Reply> Client::run(const Arguments& command, const Call& call) {
   Result<Reply> reply =
-      ask([&](Connection& redis) { return redis.command(command, deadline); }, kind, deadline);
+      ask([&](Connection& redis) { return redis.command(command, call.until); }, call);
   if (!reply) return reply;
   if ((*reply)->type == REDIS_REPLY_ERROR) return status_of_error(text_of(**reply));
   return reply;
@@ -420,17 +428,17 @@ Result<Reply> Client::run(const Arguments& command, Kind kind, Deadline deadline
 // By its hash, and with its text if Redis does not know it (any more): nothing has run then. The
 // reply may be an error.
 Result<Reply> Client::run_script(const Script& script, std::span<const std::string_view> keys,
-                                 std::span<const std::string_view> arguments, Deadline deadline) {
+                                 std::span<const std::string_view> arguments, const Call& call) {
   const std::string key_count = std::to_string(keys.size());
   Arguments command{"EVALSHA", script.sha1, key_count};
   command.insert(command.end(), keys.begin(), keys.end());
   command.insert(command.end(), arguments.begin(), arguments.end());
-  const auto once = [&](Connection& redis) { return redis.command(command, deadline); };
-  Result<Reply> reply = ask(once, Kind::kChange, deadline);
+  const auto once = [&](Connection& redis) { return redis.command(command, call.until); };
+  Result<Reply> reply = ask(once, call);
   if (!reply || !is_noscript(**reply)) return reply;
   command[0] = "EVAL";
   command[1] = script.text;
-  return ask(once, Kind::kChange, deadline);
+  return ask(once, call);
 }
 
 // They are tried again after a while: somebody may have allowed them.
@@ -446,24 +454,24 @@ Result<Written> Client::change(const Script& script, std::span<const std::string
   if (!nonce) return nonce.status();
   order.event.sender = options_.sender;
   order.event.database = options_.login.database;
-  const Deadline until = deadline();
-  if (!expects_scripts()) return change_without_script(std::move(order), *nonce, until);
+  const Call call = this->call(Kind::kChange);
+  if (!expects_scripts()) return change_without_script(std::move(order), *nonce, call);
   const std::string nonce_text = std::to_string(*nonce);
   const std::string head = event_head(order.event, options_.wire_format);
   Arguments arguments{nonce_text, head};
   arguments.insert(arguments.end(), more.begin(), more.end());
-  const Result<Reply> reply = run_script(script, keys, arguments, until);
+  const Result<Reply> reply = run_script(script, keys, arguments, call);
   if (!reply) return reply.status();
   if (are_scripts_refused(**reply)) {
     scripts_refused_ms_.store(shm::coarse_now().ms, std::memory_order_relaxed);
-    return change_without_script(std::move(order), *nonce, until);
+    return change_without_script(std::move(order), *nonce, call);
   }
   if ((*reply)->type == REDIS_REPLY_ERROR) return status_of_change_error(**reply);
   return read_written(**reply);
 }
 
 // One at a time: they would only make each other begin anew.
-Result<Written> Client::change_without_script(Order order, std::uint64_t nonce, Deadline until) {
+Result<Written> Client::change_without_script(Order order, std::uint64_t nonce, const Call& call) {
   TransactionRequest request;
   request.log_key = log_key_;
   request.channel = options_.channel;
@@ -473,12 +481,12 @@ Result<Written> Client::change_without_script(Order order, std::uint64_t nonce, 
   request.event = std::move(order.event);
   request.command = std::move(order.command);
   request.ttl = order.ttl;
-  const std::unique_lock turn(pool().transaction_turn(), until);
+  const std::unique_lock turn(pool().transaction_turn(), call.until);
   if (!turn) {
     return {Code::kUnavailable, "other threads' changes took all of the time; nothing was changed"};
   }
   const auto outcome =
-      ask([&](Connection& redis) { return transact(redis, request, until); }, Kind::kChange, until);
+      ask([&](Connection& redis) { return transact(redis, request, call.until); }, call);
   if (!outcome) return outcome.status();
   const Status& refused = outcome->refused;
   if (refused.ok()) return outcome->written;
@@ -503,24 +511,31 @@ bool Client::may_renew() noexcept {
   return (last == 0 || now - last >= kPauseMs) && renewed_ms_.compare_exchange_strong(last, now);
 }
 
-Result<Fetched> Client::fetch(std::string_view key, std::uint64_t least) {
-  const Deadline until = deadline();
-  Result<Fetched> fetched = fetch_once(key, until);
-  if (!fetched || fetched->last.seq >= least || !may_renew()) return fetched;
+Result<Fetched> Client::fetch(std::string_view key, const FetchOptions& options) {
+  const Call call = this->call(Kind::kRead, options.timeout);
+  Result<Fetched> fetched = fetch_once(key, call);
+  if (!fetched || fetched->last.seq >= options.least || !may_renew()) return fetched;
   pool().retire_idle();
-  return fetch_once(key, until);
+  return fetch_once(key, call);
 }
 
-Result<Fetched> Client::fetch_once(std::string_view key, Deadline until) {
+Result<Fetched> Client::fetch_once(std::string_view key, const Call& call) {
   const auto commands = fetch_commands(log_key_, key);
   const auto replies =
-      ask([&](Connection& redis) { return redis.commands(commands, until); }, Kind::kRead, until);
+      ask([&](Connection& redis) { return redis.commands(commands, call.until); }, call);
   if (!replies) return replies.status();
   Fetched fetched;
   for (std::size_t i = 0; i < replies->size(); ++i) {
     if (Status s = take_fetch_reply(i, *(*replies)[i], fetched); !s.ok()) return s;
   }
   return fetched;
+}
+
+Result<std::int64_t> Client::life(std::string_view key, std::chrono::milliseconds timeout) {
+  const Result<Reply> reply = run({"PTTL", key}, call(Kind::kRead, timeout));
+  if (!reply) return reply.status();
+  if ((*reply)->type != REDIS_REPLY_INTEGER) return unexpected_reply();
+  return static_cast<std::int64_t>((*reply)->integer);
 }
 
 Result<Written> Client::set(std::string_view key, std::string_view value,
@@ -595,7 +610,7 @@ Result<Cleared> Client::clear_prefix(std::string_view prefix) {
   std::string cursor = "0";
   do {
     const Result<Reply> reply =
-        run({"SCAN", cursor, "MATCH", pattern, "COUNT", kScanCount}, Kind::kRead, deadline());
+        run({"SCAN", cursor, "MATCH", pattern, "COUNT", kScanCount}, call(Kind::kRead));
     if (!reply) return reply.status();
     Result<ScanPage> page = read_page(**reply);
     if (!page) return page.status();
@@ -626,7 +641,7 @@ Result<Written> Client::clear_database() {
 }
 
 Status Client::ping() {
-  const Result<Reply> reply = run({"PING"}, Kind::kRead, deadline());
+  const Result<Reply> reply = run({"PING"}, call(Kind::kRead));
   if (!reply) return reply.status();
   return is_text(**reply) ? Status{} : unexpected_reply();
 }

@@ -80,6 +80,14 @@ struct Cleared {
   std::uint64_t removed = 0;  // keys named in delete_many events
 };
 
+struct FetchOptions {
+  std::chrono::milliseconds timeout{0};  // where the caller has less time than the client's
+  // A seq that Redis' log is known to have. Who answers without it lags behind, as a primary does
+  // that has become a replica; then all idle connections are given up, once in a while, and a new
+  // one is asked. That answer stands.
+  std::uint64_t least = 0;
+};
+
 class Client {
  public:
   explicit Client(ClientOptions options);
@@ -87,10 +95,10 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // Keys are whole Redis keys, prefix included. `least`: a seq that Redis' log is known to have.
-  // Who answers without it lags behind, as a primary does that has become a replica; then all idle
-  // connections are given up, once in a while, and a new one is asked. That answer stands.
-  Result<Fetched> fetch(std::string_view key, std::uint64_t least = 0);
+  // Keys are whole Redis keys, prefix included.
+  Result<Fetched> fetch(std::string_view key, const FetchOptions& options = {});
+  // How long the key has to live, in milliseconds; -1: for ever, -2: there is none.
+  Result<std::int64_t> life(std::string_view key, std::chrono::milliseconds timeout = {});
   // `ttl` 0: for ever.
   Result<Written> set(std::string_view key, std::string_view value, std::chrono::milliseconds ttl,
                       Announce announce);
@@ -121,19 +129,28 @@ class Client {
   class Pool;
   enum class Kind { kRead, kChange };
   using Arguments = std::vector<std::string_view>;
+  // What holds for all that is asked for one call. Whose caller was hasty says nothing of Redis
+  // when it gets no answer.
+  struct Call {
+    Kind kind;
+    Deadline until;
+    bool is_hasty;
+  };
 
   Pool& pool();
-  Deadline deadline() const;
-  Result<Fetched> fetch_once(std::string_view key, Deadline deadline);
+  // From now on.
+  Call call(Kind kind, std::chrono::milliseconds timeout = {}) const;
+  Result<Fetched> fetch_once(std::string_view key, const Call& call);
   bool may_renew() noexcept;
-  Result<Reply> run(const Arguments& command, Kind kind, Deadline deadline);
+  Result<Reply> run(const Arguments& command, const Call& call);
   template <class Ask>
-  auto ask(Ask ask, Kind kind, Deadline deadline);
+  auto ask(Ask ask, const Call& call);
   template <class Ask>
-  auto attempt(Ask ask, Kind kind, Deadline deadline, bool& may_repeat)
+  auto attempt(Ask ask, const Call& call, bool& may_repeat)
       -> decltype(ask(std::declval<Connection&>()));
   Result<Reply> run_script(const Script& script, std::span<const std::string_view> keys,
-                           std::span<const std::string_view> arguments, Deadline deadline);
+                           std::span<const std::string_view> arguments, const Call& call);
+  void unanswered(std::uint64_t began_ms, bool says_nothing) noexcept;
   // A change in both its forms: what the event says, and what is done to the data.
   struct Order {
     Event event;
@@ -142,7 +159,7 @@ class Client {
   };
   Result<Written> change(const Script& script, std::span<const std::string_view> keys, Order order,
                          std::span<const std::string_view> more);
-  Result<Written> change_without_script(Order order, std::uint64_t nonce, Deadline deadline);
+  Result<Written> change_without_script(Order order, std::uint64_t nonce, const Call& call);
   Status check_key(std::string_view key) const;
   Result<Written> delete_many(const std::vector<std::string>& keys);
   Status delete_in_batches(std::vector<std::string> keys, Cleared& cleared);

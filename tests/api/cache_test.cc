@@ -18,142 +18,13 @@
 #include <thread>
 #include <vector>
 
+#include "tests/api/hosts.h"
 #include "tests/support/forked.h"
-#include "tests/support/host.h"
-#include "tests/support/process.h"
-#include "tests/support/proxy.h"
-#include "tests/support/redis_server.h"
 
 using namespace larder;
+using namespace larder::test;
 using namespace std::chrono_literals;
 using namespace std::string_literals;
-using test::await;
-using test::host_options;
-using test::HostView;
-using test::log_end;
-using test::Proxy;
-using test::RedisConnection;
-using test::RedisServer;
-using test::TempDir;
-
-namespace {
-
-constexpr const char* kChannel = "cache:invalidate";
-
-Cache open(const Options& options) {
-  auto cache = Cache::open(options);
-  REQUIRE_MESSAGE(cache.ok(), cache.status().to_string());
-  return std::move(*cache);
-}
-
-void must(const Status& status) { REQUIRE_MESSAGE(status.ok(), status.to_string()); }
-
-Lookup must(Result<Lookup> found) {
-  REQUIRE_MESSAGE(found.ok(), found.status().to_string());
-  return std::move(*found);
-}
-
-// What shared memory holds: its value, or nothing.
-std::optional<std::string> local(Cache& cache, std::string_view key) {
-  Lookup found;
-  must(cache.get_local(key, found));
-  if (!found.hit()) return std::nullopt;
-  CHECK(found.source == Source::kLocal);
-  return found.value;
-}
-
-std::optional<std::string> value_of(Cache& cache, std::string_view key) {
-  const Lookup found = must(cache.get(key));
-  if (!found.hit()) return std::nullopt;
-  return found.value;
-}
-
-bool mentions(const Status& status, std::string_view text) {
-  return status.message().find(text) != std::string::npos;
-}
-
-std::optional<std::string> in_redis(RedisConnection& redis, const std::string& key) {
-  const test::Reply reply = redis.command({"GET", key});
-  if (reply.kind != test::Reply::Kind::kText) return std::nullopt;
-  return reply.text;
-}
-
-class Stopwatch {
- public:
-  std::chrono::milliseconds elapsed() const {
-    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() -
-                                                                 begin_);
-  }
-
- private:
-  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
-};
-
-// One started host that has subscribed.
-struct Host {
-  explicit Host(const Options& options) : cache(open(options)), view(options) {
-    must(cache.start());
-    REQUIRE(await([&] { return cache.in_sync(); }));
-  }
-
-  // Waits until every change so far has had its effects here.
-  void catch_up(RedisConnection& redis, const std::string& channel = kChannel) const {
-    const shm::ChangeId end = log_end(redis, channel);
-    REQUIRE(await([&] { return view.follows(end); }));
-  }
-
-  Cache cache;
-  HostView view;
-};
-
-// Two hosts and their Redis.
-struct Pair {
-  using Change = void (*)(Options&);
-
-  explicit Pair(Change change = [](Options&) {})
-      : a(options("a", change)), b(options("b", change)), redis(server.connect()) {}
-
-  Options options(const char* name, Change change) const {
-    Options made = host_options(folder, name, server.unix_socket());
-    change(made);
-    return made;
-  }
-
-  void catch_up() {
-    a.catch_up(redis);
-    b.catch_up(redis);
-  }
-
-  RedisServer server;
-  TempDir folder;
-  Host a;
-  Host b;
-  RedisConnection redis;
-};
-
-// Two hosts again; what `slow` asks goes through a relay.
-struct SlowPair {
-  SlowPair()
-      : proxy(folder.path() + "/relay.sock", server.unix_socket()),
-        slow(host_options(folder, "slow", proxy.path())),
-        fast(host_options(folder, "fast", server.unix_socket())),
-        redis(server.connect()) {
-    // From now on Redis knows the scripts: one question has one answer.
-    must(slow.cache.set("known", "v"));
-    must(slow.cache.get("unknown"));
-    slow.catch_up(redis);
-    fast.catch_up(redis);
-  }
-
-  RedisServer server;
-  TempDir folder;
-  Proxy proxy;
-  Host slow;
-  Host fast;
-  RedisConnection redis;
-};
-
-}  // namespace
 
 // ---- alone ------------------------------------------------------------------------------------
 
@@ -205,20 +76,6 @@ TEST_CASE("without Redis values live as long as they were given, or as default_t
   CHECK(await([&] { return !local(cache, "short"); }));
   CHECK(await([&] { return !local(cache, "by default"); }));
   CHECK(value_of(cache, "long") == "v");
-}
-
-// Something that is not larder changes a byte of a value, wherever copies of it were left.
-static void damage(const Options& options, std::string_view value) {
-  auto segment = shm::Segment::attach(shm::Segment::path_of(options.directory, options.name),
-                                      shm::Access::kReadWrite);
-  REQUIRE(segment.ok());
-  char* begin = reinterpret_cast<char*>(&(*segment)->superblock());
-  const std::string_view all(begin, options.segment_bytes);
-  std::size_t found = all.find(value);
-  REQUIRE(found != std::string_view::npos);
-  for (; found != std::string_view::npos; found = all.find(value)) {
-    begin[found + value.size() / 2] ^= 1;
-  }
 }
 
 TEST_CASE("with verify_checksums bytes that something else changed are a miss, by every read") {
