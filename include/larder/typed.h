@@ -43,23 +43,18 @@ class Typed {
   explicit Typed(Cache& cache) noexcept : cache_(&cache) {}
 
   // The value, or nothing when there is none.
-  Result<std::optional<T>> get(std::string_view key) {
-    auto found = lookup(key);
+  Result<std::optional<T>> get(std::string_view key, const ReadOptions& options = {}) {
+    auto found = lookup(key, options);
     if (!found) return found.status();
     return std::move(found->value);
   }
 
   // The same with where it came from and whether it may be out of date.
-  Result<TypedLookup<T>> lookup(std::string_view key) {
-    auto found = cache_->get(key);
-    if (!found) return found.status();
-    TypedLookup<T> typed{found->source, found->stale, std::nullopt};
-    if (!found->hit()) return typed;
-    auto decoded = C::decode(found->value);
-    if (!decoded) return undecodable(key, decoded.status());
-    typed.value.emplace(*std::move(decoded));
-    return typed;
+  Result<TypedLookup<T>> lookup(std::string_view key, const ReadOptions& options = {}) {
+    return decoded(key, cache_->get(key, options));
   }
+  // As Cache::peek.
+  Result<TypedLookup<T>> peek(std::string_view key) { return decoded(key, cache_->peek(key)); }
 
   // As Cache's. A value that the codec cannot hold is kInvalidArgument, and nothing is written.
   Status set(std::string_view key, const T& value, std::chrono::milliseconds ttl = {}) {
@@ -77,6 +72,15 @@ class Typed {
   Status remove(std::string_view key) { return cache_->remove(key); }
 
  private:
+  static Result<TypedLookup<T>> decoded(std::string_view key, const Result<Lookup>& found) {
+    if (!found) return found.status();
+    TypedLookup<T> typed{found->source, found->stale, std::nullopt};
+    if (!found->hit()) return typed;
+    auto value = C::decode(found->value);
+    if (!value) return undecodable(key, value.status());
+    typed.value.emplace(*std::move(value));
+    return typed;
+  }
   static Status undecodable(std::string_view key, const Status& reason) {
     std::string message = "the value of key '";
     message.append(key).append("' was not written by this codec, or is damaged: ");

@@ -58,6 +58,11 @@ TEST_CASE("a typed value comes back with its type, and a miss is not an error") 
   CHECK_FALSE(found->stale);
   CHECK(found->value == std::vector{1, 2, 3});
 
+  const auto held = lists.peek("numbers");
+  REQUIRE(held.ok());
+  CHECK(held->value == std::vector{1, 2, 3});
+  CHECK(lists.get("numbers", {.freshness = larder::Freshness::kRedis}).ok());
+
   const auto missing = lists.get("none");
   REQUIRE(missing.ok());
   CHECK_FALSE(missing->has_value());
@@ -77,7 +82,8 @@ TEST_CASE("bytes of another type are an error that names the key, never a miss")
   Local local;
   REQUIRE(local.cache->set("user:1", "not json").ok());
   Typed<int, JsonCodec<int>> numbers(*local.cache);
-  for (const auto& status : {numbers.get("user:1").status(), numbers.lookup("user:1").status()}) {
+  for (const auto& status : {numbers.get("user:1").status(), numbers.lookup("user:1").status(),
+                             numbers.peek("user:1").status()}) {
     CHECK(status.code() == Code::kCorrupt);
     CHECK(status.message().find("'user:1'") != std::string::npos);
     CHECK(status.message().find("json codec") != std::string::npos);
